@@ -1,0 +1,6 @@
+"""Fused torch operators: tensors in, tensors out. Each folder holds one, with its reference and its maths."""
+
+from dgseg.ops._backends import backends
+from dgseg.ops.boundary_bands import boundary_bands
+
+__all__ = ["backends", "boundary_bands"]

@@ -1,0 +1,50 @@
+"""Builds the native code by driving CMake; everything else about the package stands in pyproject.toml."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds CMakeLists.txt; the libraries land in dgseg/_lib of the build (or the checkout)."""
+
+    def run(self) -> None:
+        package = ROOT / "dgseg" if self.inplace else Path(self.build_lib).resolve() / "dgseg"
+        build = ROOT / "build" / ("inplace" if self.inplace else "wheel")
+        configure = [
+            "cmake",
+            f"-S{ROOT}",
+            f"-B{build}",
+            "-GNinja",
+            f"-DPython3_EXECUTABLE={sys.executable}",
+            f"-DDGSEG_LIBRARY_DIR={package / '_lib'}",
+            f"-DDGSEG_TESTS={'ON' if self.inplace else 'OFF'}",
+        ]
+        for option in ("DGSEG_CUDA", "DGSEG_CUDA_ARCHITECTURES"):
+            if option in os.environ:
+                configure.append(f"-D{option}={os.environ[option]}")
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", str(build)], check=True)
+
+    def get_outputs(self) -> list[str]:
+        return []
+
+
+class PlatformWheel(bdist_wheel):
+    """The libraries use torch's stable ABI, not Python's: one wheel for every Python 3 on a platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[Extension("dgseg._lib", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": PlatformWheel},
+)
