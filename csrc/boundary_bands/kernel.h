@@ -3,10 +3,9 @@
 
 #include "../common/isa.h"
 #include "../common/parallel.h"
+#include "../common/types.h"
 
 namespace dgseg {
-
-enum class LabelType { u8, i32, i64 };
 
 // labels [images, height, width] with element strides; sampled at rows[i], columns[j].
 struct BoundaryBandsArgs {

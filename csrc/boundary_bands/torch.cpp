@@ -28,14 +28,7 @@ Tensor boundary_bands_cpu(const Tensor& labels, std::vector<int64_t> radii, int6
     columns[j] = size ? j * W / w : j * stride;
     dense &= columns[j] == j;
   }
-  LabelType type{};
-  switch (labels.scalar_type()) {
-    case ScalarType::Byte: type = LabelType::u8; break;
-    case ScalarType::Int: type = LabelType::i32; break;
-    case ScalarType::Long: type = LabelType::i64; break;
-    default: STD_TORCH_CHECK(false, "boundary_bands: labels must be uint8, int32 or int64");
-  }
-  BoundaryBandsArgs args{labels.const_data_ptr(), type, N, labels.stride(0), labels.stride(1), labels.stride(2),
+  BoundaryBandsArgs args{labels.const_data_ptr(), label_type(labels), N, labels.stride(0), labels.stride(1), labels.stride(2),
                          rows.data(), columns.data(), dense, h, w, radii.data(), int(radii.size()), ignore_index,
                          static_cast<uint8_t*>(out.mutable_data_ptr())};
   DGSEG_PICK(boundary_bands)(args, torch_parallel());
