@@ -137,7 +137,7 @@ def _pixels_kernel(
 def _source(position, small, large, INDEX: tl.constexpr, COMPUTE: tl.constexpr):
     """Where bilinear upsampling (align_corners=False) from `small` to `large` samples reads for `position`: the lower
     index and the weight of the upper one. Exact in integers; the last index has no upper neighbour."""
-    doubled = tl.maximum((2 * position + 1).to(INDEX) * small - large, 0)
+    doubled = tl.maximum((2 * tl.cast(position, INDEX) + 1) * small - large, 0)
     index = doubled // (2 * large)
     fraction = (doubled - index * (2 * large)).to(COMPUTE) / tl.cast(2 * large, COMPUTE)
     return index.to(tl.int32), tl.where(index < small - 1, fraction, 0.0)
@@ -146,7 +146,8 @@ def _source(position, small, large, INDEX: tl.constexpr, COMPUTE: tl.constexpr):
 @triton.jit
 def _first(index, small, large, INDEX: tl.constexpr):
     """The first of `large` positions whose lower source index is at least `index` (`large` where there is none)."""
-    position = ((2 * index + 1).to(INDEX) * large + small - 1) // (2 * small)
+    index = tl.cast(index, INDEX)
+    position = ((2 * index + 1) * large + small - 1) // (2 * small)
     return tl.where(index <= 0, 0, tl.minimum(position, large)).to(tl.int32)
 
 
