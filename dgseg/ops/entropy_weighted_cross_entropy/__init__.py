@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dgseg.ops import _backends, _checks
 from dgseg.ops.entropy_weighted_cross_entropy.reference import (
@@ -102,8 +101,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.ignore_index = inputs[-1]
 
 
-@once_differentiable  # type: ignore[untyped-decorator]
 def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "entropy_weighted_cross_entropy has no second derivative: call backward without create_graph=True, "
+            "or set DGSEG_BACKEND=reference"
+        )
     gradient = torch.ops.dgseg.entropy_weighted_ce_backward(grad_loss, *ctx.saved_tensors, ctx.ignore_index)
     return gradient, *([None] * 13)
 
@@ -217,6 +220,8 @@ def entropy_weighted_cross_entropy(
         )
     if logits.device.type != "cpu" and _backends.debug():
         _checks.check_label_values(labels, logits.shape[1], ignore_index)
+    if class_weight is not None:
+        class_weight = class_weight.to(_compute_dtype(logits)).contiguous()
     log_sum_exp, entropy, cross_entropy, moments = torch.ops.dgseg.entropy_weighted_ce_pixels(
         logits.detach(), labels, bands, ignore_index
     )

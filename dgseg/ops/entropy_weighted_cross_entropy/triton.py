@@ -30,10 +30,16 @@ def _split(classes: int) -> dict[str, int]:
     return {"HEAD": head, "TAIL": triton.next_power_of_2(max(classes - head, 1))}
 
 
-def _pixels_per_program(split: dict[str, int], elements: int, most: int) -> int:
-    """As many pixels as keep [classes, pixels] tiles of about `elements` in the registers of four warps."""
-    fitting = elements // (split["HEAD"] + split["TAIL"])
-    return max(16, min(most, triton.next_power_of_2(fitting + 1) // 2))
+def _pixels_per_program(split: dict[str, int], elements: int, dtype: torch.dtype) -> int:
+    """A power of two: as many pixels as keep a [classes, pixels] tile of `elements` floats in registers."""
+    fitting = elements // (split["HEAD"] + split["TAIL"]) // (2 if dtype == torch.float64 else 1)
+    return min(max(triton.next_power_of_2(fitting + 1) // 2, 16), 512)
+
+
+def _full_size_elements(logits: Tensor) -> int:
+    # Where pixels are neighbours in memory a thread loads four at a time: 80 floats of its 255 registers. Where they
+    # are not (channels_last), each element costs an address besides.
+    return 10240 if logits.stride(3) == 1 else 2560
 
 
 def _class_chunks(classes: int) -> tuple[int, int]:
@@ -195,7 +201,7 @@ def _pixels_upsampled_kernel(
     mean = tl.zeros([BLOCK], COMPUTE)
     deviation = tl.zeros([BLOCK], COMPUTE)
     for y in range(_first(i, h, H, INDEX), _first(i + 1, h, H, INDEX)):
-        _, weight_y = _source(y, h, H, INDEX, COMPUTE)
+        _row, weight_y = _source(y, h, H, INDEX, COMPUTE)
         at = (n * H + y) * W + x
         label, valid = _label(labels, at, mask, C, ignore_index)
         lse, E, ce = _softmax_statistics(
@@ -264,7 +270,8 @@ def pixels(
     split = _split(C)
     has = {"HAS_BANDS": entropy.dim() == 3, "COMPUTE": _COMPUTE[log_sum_exp.dtype]}
     upsampled = (h, w) != (H, W)
-    block = _pixels_per_program(split, 4096, 128) if upsampled else _pixels_per_program(split, 10240, 512)
+    # Upsampling keeps three tiles: two rows of logits and the one between.
+    block = _pixels_per_program(split, 2560 if upsampled else _full_size_elements(logits), logits.dtype)
     blocks = triton.cdiv(W, block) if upsampled else triton.cdiv(H * W, block)
     programs = (N * h * blocks if upsampled else N * blocks) if labels.numel() else 0
     partials = _new_like(logits, programs, 4)
@@ -435,7 +442,7 @@ def _backward_kernel(
     head = _tile(source, head_classes, last, mask, stride_c, 0.0, COMPUTE)
     tail = _tile(source, tail_classes, last, mask, stride_c, 0.0, COMPUTE)
     at = n * plane + pixel
-    label, _ = _label(labels, at, mask, C, ignore_index)
+    label, _valid = _label(labels, at, mask, C, ignore_index)
     lse = tl.load(log_sum_exp + at, mask=mask, other=0)
     weight = tl.load(weights + at, mask=mask, other=0)
     used = weight != 0
@@ -510,7 +517,7 @@ def _backward_upsampled_kernel(
         lower_head_next = tl.zeros([HEAD, LANES], COMPUTE)
         lower_tail_next = tl.zeros([TAIL, LANES], COMPUTE)
         for y in range(_first(i, h, H, INDEX), _first(i + 1, h, H, INDEX)):
-            _, weight_y = _source(y, h, H, INDEX, COMPUTE)
+            _row, weight_y = _source(y, h, H, INDEX, COMPUTE)
             left_head = _mix(a_head, c_head, weight_y)
             left_tail = _mix(a_tail, c_tail, weight_y)
             right_head = _mix(b_head, d_head, weight_y)
@@ -523,8 +530,8 @@ def _backward_upsampled_kernel(
                 x = x_first + k
                 mask = x < x_last
                 at = (n * H + y) * W + x
-                _, weight_x = _source(x, w, W, INDEX, COMPUTE)
-                label, _ = _label(labels, at, mask, C, ignore_index)
+                _column, weight_x = _source(x, w, W, INDEX, COMPUTE)
+                label, _valid = _label(labels, at, mask, C, ignore_index)
                 lse = tl.load(log_sum_exp + at, mask=mask, other=0)
                 weight = tl.load(weights + at, mask=mask, other=0)
                 used = weight != 0
@@ -566,7 +573,7 @@ def backward(
     strides = (*logits.stride(), *gradient.stride())
     compute = _COMPUTE[weights.dtype]
     if (h, w) == (H, W):
-        block = _pixels_per_program(split, 10240, 512)
+        block = _pixels_per_program(split, _full_size_elements(logits), logits.dtype)
         blocks = triton.cdiv(H * W, block)
         _launch(
             _backward_kernel, N * chunks * blocks, *tensors, C, W, H * W, blocks, chunks, chunk, ignore_index, *strides,
