@@ -45,9 +45,7 @@ def native_operators(kind: str, *operators: str) -> str | None:
     if reason is not None:
         return reason
     lacking = [
-        name
-        for name in operators
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"dgseg::{name}", kind.upper())
+        name for name in operators if not torch._C._dispatch_has_kernel_for_dispatch_key(f"dgseg::{name}", kind.upper())
     ]
     return f"libdgseg_{kind}.so has no {', '.join(lacking)} (build it again)" if lacking else None
 

@@ -133,12 +133,12 @@ def _check(
         raise ValueError(f"logits hold {N} images and labels {labels.shape[0]}: both must be the same batch")
     if 0 in logits.shape or 0 in labels.shape:
         raise ValueError(
-            f"logits of shape {list(logits.shape)} and labels of shape {list(labels.shape)} hold nothing to learn from: "
-            f"skip empty batches"
+            f"logits of shape {list(logits.shape)} and labels of shape {list(labels.shape)} hold no pixel to learn "
+            f"from: skip empty batches"
         )
     if h > H or w > W:
         raise ValueError(
-            f"logits of size {h}×{w} are larger than labels of size {H}×{W}: give the labels at full size, "
+            f"logits of size {h}x{w} are larger than labels of size {H}x{W}: give the labels at full size, "
             f"or shrink the logits with torch.nn.functional.interpolate"
         )
     if bands is not None:

@@ -56,25 +56,25 @@ def entropy_weighted_cross_entropy_reference(
         band = valid & (bands > 0) if bands is not None else torch.zeros_like(valid)
         p = log_p.exp()
         entropy = -torch.where(p == 0, 0.0, p * log_p).sum(1)  # 0 log 0 = 0, also for a logit of -inf
-        in_band = entropy[band].double()
-        count, mean = in_band.numel(), in_band.mean() if in_band.numel() else in_band.sum()
-        pixels = labels.numel() if denominator == "all" else int(valid.sum())
-        mine = torch.stack([in_band.new_tensor(pixels), in_band.new_tensor(count), mean, (in_band - mean).square().sum()])
-        pixels, counts, means, deviations = all_ranks(mine, group).unbind(1)
+        in_band = torch.where(band, entropy, 0.0).double()
+        count = band.sum().double()
+        mean = in_band.sum() / count.clamp(min=1)
+        squares = torch.where(band, in_band - mean, 0.0).square().sum()
+        pixels = valid.sum().double() if denominator == "valid" else torch.full_like(count, labels.numel())
+        pixels, counts, means, deviations = all_ranks(torch.stack([pixels, count, mean, squares]), group).unbind(1)
         # The ranks' bands merge into one: its variance is the mean within the ranks plus that between them.
         band_size = counts.sum().clamp(min=1)
         band_mean = (counts * means).sum() / band_size
         variance = (deviations + counts * (means - band_mean).square()).sum() / band_size
 
+        weights = torch.ones_like(cross_entropy)
         if weighting == "entropy":
             standardised = (entropy - band_mean) / (variance.sqrt() + eps)
-            in_band_weight = 1 + alpha * torch.sigmoid(standardised.to(scores.dtype))
-            weights = torch.where(band, in_band_weight, 1.0)
+            weights = torch.where(band, 1 + alpha * torch.sigmoid(standardised.to(scores.dtype)), weights)
         elif weighting == "fixed":
-            weights = torch.where(band, alpha, 1.0)
+            weights = weights.masked_fill(band, alpha)
         else:
-            weights = torch.where(band & (cross_entropy > threshold), alpha, 1.0)
-        weights = weights.to(scores.dtype)
+            weights = weights.masked_fill(band & (cross_entropy > threshold), alpha)
         if class_weight is not None:
             weights = weights * class_weight.to(scores.dtype)[torch.where(valid, labels, 0)]
         ranks, total = len(pixels), pixels.sum()

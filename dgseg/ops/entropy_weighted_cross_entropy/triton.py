@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 _COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
+_FILLING = 1024  # programs that keep every multiprocessor of a large GPU busy
 
 
 def _launch(kernel, programs: int, *args, warps: int = 4, **constants) -> None:
@@ -582,9 +583,8 @@ def backward(
         return gradient
     lanes = 32
     blocks = triton.cdiv(w, lanes - 1)
-    # Long strips repeat less, short ones fill the GPU: halve while there is not enough work for every multiprocessor.
-    rows = 8
-    while rows > 1 and N * chunks * blocks * triton.cdiv(h, rows) < 1024:
+    rows = 8  # long strips repeat fewer rows, short ones give more programs
+    while rows > 1 and N * chunks * blocks * triton.cdiv(h, rows) < _FILLING:
         rows //= 2
     strips = triton.cdiv(h, rows)
     _launch(
