@@ -74,6 +74,7 @@ def entropy_weighted_cross_entropy_reference(
         elif weighting == "fixed":
             weights = weights.masked_fill(band, alpha)
         else:
+            assert threshold is not None
             weights = weights.masked_fill(band & (cross_entropy > threshold), alpha)
         if class_weight is not None:
             weights = weights * class_weight.to(scores.dtype)[torch.where(valid, labels, 0)]

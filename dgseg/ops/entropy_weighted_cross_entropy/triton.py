@@ -33,8 +33,8 @@ def _split(classes: int) -> dict[str, int]:
 
 def _pixels_per_program(split: dict[str, int], elements: int, dtype: torch.dtype) -> int:
     """A power of two: as many pixels as keep a [classes, pixels] tile of `elements` floats in registers."""
-    fitting = elements // (split["HEAD"] + split["TAIL"]) // (2 if dtype == torch.float64 else 1)
-    return min(max(triton.next_power_of_2(fitting + 1) // 2, 16), 512)
+    fitting = elements // (split["HEAD"] + split["TAIL"]) // (4 if dtype == torch.float64 else 1)
+    return int(min(max(triton.next_power_of_2(fitting + 1) // 2, 16), 512))
 
 
 def _full_size_elements(logits: Tensor) -> int:
