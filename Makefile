@@ -70,7 +70,7 @@ bench: build  ## time the operators against what one would use instead; BENCH_AR
 	$(BIN)/dgseg bench ops $(BENCH_ARGS)
 
 gpu-proof:  ## on a GPU machine: build, tests, compute-sanitizer, benchmark; needs no .venv and no network
-	scripts/gpu-proof $(GPU_PROOF_OUT)
+	PYTHON='$(PYTHON)' scripts/gpu-proof $(GPU_PROOF_OUT)
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist *.egg-info dgseg/_lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

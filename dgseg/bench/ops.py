@@ -25,6 +25,7 @@ class Settings:
     rounds: int
     size: Size
     verify_only: bool
+    alone: bool
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def run_case(case: Case, settings: Settings) -> Result:
     if objection := _objection(case.ours, truth, case):
         return dataclasses.replace(result, refused=f"{case.op} {objection}")
     contenders = [case.ours]
-    for peer in case.peers:
+    for peer in () if settings.alone else case.peers:
         if objection := _objection(peer, truth, case):
             result.notes.append(f"{peer.name} does not race: it {objection}")
         else:

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", choices=["table", "tiny"], default="table", help="tiny: odd shapes of a few pixels, for sanitizers"
     )
     ops.add_argument("--verify-only", action="store_true", help="compare with the references, time nothing")
+    ops.add_argument("--alone", action="store_true", help="without peers")
     ops.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
 
 
@@ -38,7 +39,13 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.rounds < 1 or arguments.threads < 1:
         raise SystemExit("dgseg bench: --rounds and --threads must be at least 1")
     torch.set_num_threads(arguments.threads)
-    settings = Settings(device, 5 if arguments.quick else arguments.rounds, arguments.size, arguments.verify_only)
+    settings = Settings(
+        device=device,
+        rounds=5 if arguments.quick else arguments.rounds,
+        size=arguments.size,
+        verify_only=arguments.verify_only,
+        alone=arguments.alone,
+    )
     header = report.header(settings)
     print(report.header_text(header), flush=True)
     results = run(arguments.op or list(CASES), settings, lambda result: print(report.text(result), flush=True))
