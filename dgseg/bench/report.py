@@ -25,6 +25,8 @@ def _cpu_model() -> str:
 
 
 def _git(*arguments: str) -> str | None:
+    if not (ROOT / ".git").exists():  # installed: a repository around it would be somebody else's
+        return None
     try:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
     except OSError:
@@ -76,7 +78,8 @@ def header_text(found: dict[str, Any]) -> str:
     where = f"{hardware['cpu']} ({hardware['cpu_capability']}), {hardware['threads']} of {hardware['cores']} cores"
     if "gpu" in hardware:
         where = f"{hardware['gpu']} (sm {hardware['compute_capability']}); {where}"
-    commit = (found["commit"] or "unknown commit")[:12] + (" + changes" if found["uncommitted_changes"] else "")
+    commit = f"commit {found['commit'][:12]}" if found["commit"] else "commit unknown"
+    commit += " + changes" if found["uncommitted_changes"] else ""
     software = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     forced = "".join(f", {name}={value}" for name, value in found["environment"].items())
     return f"{where}\n{software}, {commit}{forced}\n"
