@@ -30,6 +30,8 @@ def closed_form(prototypes: Tensor, updates: Tensor, features: Tensor, target: T
 
 
 def _case(device: torch.device, size: Size) -> Case:
+    from dgseg.ops.prototype_ema.reference import pixel_keys
+
     N, D, h, w = (4, 256, 128, 128) if size == "table" else (2, 16, 9, 11)
     labels, bands = banded(N, h, w, device)
     features = inputs.features(N, D, h, w).to(device)
@@ -38,7 +40,7 @@ def _case(device: torch.device, size: Size) -> Case:
     updates = torch.ones(inputs.CLASSES, BANDS, dtype=torch.int64, device=device)
     ids = torch.arange(N, device=device)
     target = (labels.long() * BANDS + bands.long() - 1).flatten()  # made beforehand, in the peers' favour
-    keys = torch.randperm(target.numel(), generator=generator).to(device)  # likewise
+    keys = pixel_keys(ids, 0, 0, h, w).flatten()  # likewise
     op = peers.operator("prototype_ema_")
 
     def ours(function: Callable[..., None], prototypes: Tensor, features: Tensor) -> dict[str, Tensor]:
