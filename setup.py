@@ -27,9 +27,8 @@ class CMakeBuild(build_ext):
             f"-DDGSEG_LIBRARY_DIR={package / '_lib'}",
             f"-DDGSEG_TESTS={'ON' if self.inplace else 'OFF'}",
         ]
-        for option in ("DGSEG_CUDA", "DGSEG_CUDA_ARCHITECTURES"):
-            if option in os.environ:
-                configure.append(f"-D{option}={os.environ[option]}")
+        options = ("DGSEG_CUDA", "DGSEG_CUDA_ARCHITECTURES")
+        configure += [f"-D{option}={os.environ[option]}" for option in options if option in os.environ]
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build)], check=True)
 

@@ -230,9 +230,22 @@ struct ComputeType<double> {
   using type = double;
 };
 
+// Rows of a few hundred bytes: vectors, because compilers turn both a loop and memcpy into `rep movs`, whose start-up
+// costs more than the row.
+template <class T>
+DGSEG_INLINE void copy_row(T* __restrict to, const T* __restrict from, int64_t count) {
+  constexpr int64_t n = Lanes<T>::n;
+  int64_t i = 0;
+  for (; i + n <= count; i += n) store(to + i, load(from + i));
+  for (; i < count; ++i) to[i] = from[i];
+}
+
 // to[0..count) = from[0], from[stride], ...
 template <class S, class T>
 DGSEG_INLINE void load_row(T* __restrict to, const S* __restrict from, int64_t stride, int64_t count) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    if (stride == 1) return copy_row(to, from, count);
+  }
   if (stride == 1)
     for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
   else
@@ -241,7 +254,7 @@ DGSEG_INLINE void load_row(T* __restrict to, const S* __restrict from, int64_t s
 template <class T>
 DGSEG_INLINE void store_row(T* __restrict to, int64_t stride, const T* __restrict from, int64_t count) {
   if (stride == 1)
-    std::memcpy(to, from, size_t(count) * sizeof(T));
+    copy_row(to, from, count);
   else
     for (int64_t i = 0; i < count; ++i) to[i * stride] = from[i];
 }

@@ -151,8 +151,8 @@ DGSEG_INLINE void finish_pixels(const EntropyPixelsArgs& a, int64_t offset, int6
     maps.log_sum_exp[p] = counts ? maps.log_sum_exp[p] : T(0);
     maps.cross_entropy[p] = counts ? maps.cross_entropy[p] : T(0);
   }
-  std::memcpy(static_cast<T*>(a.log_sum_exp) + offset, maps.log_sum_exp, size_t(count) * sizeof(T));
-  std::memcpy(static_cast<T*>(a.cross_entropy) + offset, maps.cross_entropy, size_t(count) * sizeof(T));
+  copy_row(static_cast<T*>(a.log_sum_exp) + offset, maps.log_sum_exp, count);
+  copy_row(static_cast<T*>(a.cross_entropy) + offset, maps.cross_entropy, count);
   if (a.in.bands) {
     for (int64_t p = 0; p < count; ++p) band += labels.band[p];
     constexpr int n = Lanes<T>::n;
@@ -171,7 +171,7 @@ DGSEG_INLINE void finish_pixels(const EntropyPixelsArgs& a, int64_t offset, int6
       squares = lane_sum<T>(partial);
       block.mean = double(mean);
     }
-    std::memcpy(static_cast<T*>(a.entropy) + offset, maps.entropy, size_t(count) * sizeof(T));
+    copy_row(static_cast<T*>(a.entropy) + offset, maps.entropy, count);
   }
   block.valid = double(valid);
   block.band = double(band);
@@ -232,6 +232,10 @@ void pixels_task_full(const Job<EntropyPixelsArgs>& job, int64_t task) {
     const S* logits = static_cast<const S*>(in.logits) + segment.image * in.stride_n + segment.row * in.stride_h +
                       begin * in.stride_w;
     for (int64_t c = 0; c < in.C; ++c) {
+      // The hardware's prefetcher does not follow C planes at once: ask for this plane's next block now.
+      if (in.stride_w == 1 && begin + kBlock < segment.end)
+        for (int64_t p = 0; p < kBlock; p += 64 / int64_t(sizeof(S)))
+          __builtin_prefetch(logits + c * in.stride_c + kBlock + p);
       load_row(copy.get() + c * kBlock, logits + c * in.stride_c, in.stride_w, count);
       for (int64_t p = count; p < kBlock; ++p) copy[c * kBlock + p] = 0;
     }
@@ -341,7 +345,7 @@ void loss_task(const LossJob& job, int64_t task) {
     const int64_t count = end - begin < kBlock ? end - begin : kBlock, offset = image * in.H * in.W + begin;
     read_labels(in, offset, count, labels);
     std::memset(loss, 0, sizeof loss);
-    std::memcpy(loss, static_cast<const T*>(a.cross_entropy) + offset, size_t(count) * sizeof(T));
+    copy_row(loss, static_cast<const T*>(a.cross_entropy) + offset, count);
     for (int64_t p = 0; p < kBlock; ++p) weight[p] = labels.label[p] >= 0 ? scale : T(0);
     if (class_weight)
       for (int64_t p = 0; p < count; ++p) weight[p] *= labels.label[p] >= 0 ? class_weight[labels.label[p]] : T(0);
@@ -349,7 +353,7 @@ void loss_task(const LossJob& job, int64_t task) {
       switch (a.weighting) {
         case Weighting::entropy: {
           std::memset(entropy, 0, sizeof entropy);
-          std::memcpy(entropy, static_cast<const T*>(a.entropy) + offset, size_t(count) * sizeof(T));
+          copy_row(entropy, static_cast<const T*>(a.entropy) + offset, count);
           for (int64_t p = 0; p < round_up(count, n); p += n) {
             const Vf<T> z = clamp_exponent<T>((mean - load(entropy + p)) * sharpness);
             const Vf<T> e = exponential_in_range(z > T(80) ? splat(T(80)) : z);
@@ -378,7 +382,7 @@ void loss_task(const LossJob& job, int64_t task) {
     result.loss += double(lane_sum<T>(weighted));
     result.plain += double(lane_sum<T>(plain));
     result.valid += double(valid);
-    std::memcpy(static_cast<T*>(a.weights) + offset, weight, size_t(count) * sizeof(T));
+    copy_row(static_cast<T*>(a.weights) + offset, weight, count);
   }
 }
 

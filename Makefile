@@ -1,0 +1,76 @@
+# Everything a fresh clone needs: `make test` and `make train` create .venv, install what constraints.txt names,
+# build the native code and run. `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BUILD ?= build/inplace
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+GPU_PROOF_OUT ?= gpu-proof-out
+# AUTO compiles CUDA kernels where nvcc is found. One's own GPU alone: make build DGSEG_CUDA_ARCHITECTURES=90
+export DGSEG_CUDA ?= AUTO
+export DGSEG_CUDA_ARCHITECTURES ?= 80;90;100
+
+# The extras that today's code needs; the constraints already name tested versions for the others.
+EXTRAS := dev
+
+BIN := $(VENV)/bin
+# cmake, ninja, ctest and clang-format come from the environment, as does the Python that CMake asks for torch.
+export PATH := $(abspath $(BIN)):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+INSTALLED := $(VENV)/.installed-$(EXTRAS)
+NATIVE_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+
+.DEFAULT_GOAL := help
+.PHONY: help test test-slow train build lint format bench gpu-proof clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("dgseg needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+# The stamp is written last: an interrupted installation starts over. The build tools go in first, because
+# --no-build-isolation builds against the very torch that the tests will load.
+$(INSTALLED): pyproject.toml setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt setuptools cmake ninja torch numpy
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	@touch $@
+
+# Configuring again takes a second, and notices another torch, another nvcc or other flags; ninja does the rest.
+build: $(INSTALLED)  ## build the native code into dgseg/_lib
+	@cmake -S . -B $(BUILD) -G Ninja -DPython3_EXECUTABLE=$(abspath $(BIN)/python) -DDGSEG_TESTS=ON \
+	  -DDGSEG_CUDA=$(DGSEG_CUDA) '-DDGSEG_CUDA_ARCHITECTURES=$(DGSEG_CUDA_ARCHITECTURES)' --log-level=WARNING
+	@cmake --build $(BUILD)
+
+test: build  ## install, build and run the whole suite (minutes)
+	ctest --test-dir $(BUILD) --output-on-failure --no-tests=ignore
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: build  ## the long tests: wheels in empty environments
+	$(BIN)/python -m pytest -m slow -v -s $(PYTEST_ARGS)
+
+train: build  ## install, build and train: a small network on random label maps through every operator
+	$(BIN)/dgseg demo
+
+lint: $(INSTALLED)  ## what pre-commit and CI run: ruff, mypy, clang-format, import-linter
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run --Werror $(NATIVE_SOURCES)
+	lint-imports
+
+format: $(INSTALLED)  ## rewrite the sources as lint wants them
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(NATIVE_SOURCES)
+
+bench: build  ## time the operators against what one would use instead; BENCH_ARGS='--op boundary_bands'
+	$(BIN)/dgseg bench ops $(BENCH_ARGS)
+
+gpu-proof:  ## on a GPU machine: build, tests, compute-sanitizer, benchmark; needs no .venv and no network
+	PYTHON='$(PYTHON)' scripts/gpu-proof $(GPU_PROOF_OUT)
+
+clean:  ## remove what was built; .venv stays
+	rm -rf build dist *.egg-info dgseg/_lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

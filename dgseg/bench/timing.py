@@ -1,0 +1,95 @@
+"""Interleaved timing: A B C A B C ..., so that a machine that slows down slows everyone."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+Run = Callable[[], Any]
+
+# After a parallel region OpenMP's workers spin for some milliseconds, which would cost a contender that brings its
+# own thread pool (OpenCV) a core: every visit starts after a pause, and with one call that is not timed.
+PAUSE_S = 0.01
+# A visit collects samples for about this long, so that calls of microseconds get more of them.
+VISIT_S = 0.005
+MOST_SAMPLES_PER_VISIT = 10
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds."""
+
+    median: float
+    least: float
+    p90: float
+    samples: int
+
+    @classmethod
+    def of(cls, samples: list[float]) -> "Times":
+        ordered = sorted(samples)
+        return cls(statistics.median(ordered), ordered[0], ordered[int(0.9 * (len(ordered) - 1))], len(ordered))
+
+
+class Clock(Protocol):
+    def settle(self, run: Run) -> None: ...
+
+    def sample(self, run: Run) -> float: ...
+
+
+class CpuClock:
+    def settle(self, run: Run) -> None:
+        time.sleep(PAUSE_S)
+        run()
+
+    def sample(self, run: Run) -> float:
+        start = time.perf_counter_ns()
+        result = run()  # freed after the clock has stopped
+        stop = time.perf_counter_ns()
+        del result
+        return (stop - start) * 1e-9
+
+
+class CudaClock:
+    """GPU time between two events. The L2 cache is flushed first, and the GPU is kept busy while Python queues the
+    call, so that what is timed is the kernels and not the launches."""
+
+    def __init__(self, device: torch.device) -> None:
+        properties = torch.cuda.get_device_properties(device)
+        self.flush = torch.empty(4 * properties.L2_cache_size, dtype=torch.uint8, device=device)
+        self.busy_cycles = 4_000_000  # about 2 ms
+
+    def settle(self, run: Run) -> None:
+        run()
+
+    def sample(self, run: Run) -> float:
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        torch.cuda._sleep(self.busy_cycles)
+        self.flush.zero_()
+        start.record()
+        result = run()
+        stop.record()
+        torch.cuda.synchronize()
+        del result
+        return float(start.elapsed_time(stop)) * 1e-3
+
+
+def clock(device: torch.device) -> Clock:
+    return CudaClock(device) if device.type == "cuda" else CpuClock()
+
+
+def interleave(runs: Mapping[str, Run], device: torch.device, rounds: int) -> dict[str, Times]:
+    """Every run must have been warmed up (compiled, allocated) by its caller."""
+    timer = clock(device)
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    per_visit = dict.fromkeys(runs, 1)
+    for _ in range(rounds):
+        for name, run in runs.items():
+            timer.settle(run)
+            samples[name] += [timer.sample(run) for _ in range(per_visit[name])]
+            wanted = int(VISIT_S / max(min(samples[name]), 1e-9))
+            per_visit[name] = min(max(wanted, 1), MOST_SAMPLES_PER_VISIT)
+    return {name: Times.of(found) for name, found in samples.items()}

@@ -1,0 +1,55 @@
+"""dgseg bench ops: the operators beside what one would use instead."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from dgseg.bench import report
+from dgseg.bench.cases import CASES
+from dgseg.bench.ops import Settings, run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_subparsers(dest="what", metavar="<what>", required=True)
+    ops = what.add_parser(
+        "ops",
+        help="the fused operators",
+        description="Times each operator, its peers and their floor in turns, in one process. An operator whose "
+        "outputs differ from its reference's at these inputs gets no time but a refusal, and the exit status is 1.",
+    )
+    ops.add_argument("--op", action="append", choices=list(CASES), help="only this one; may be repeated")
+    ops.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    ops.add_argument("--threads", type=int, default=2, help="CPU threads of every contender (default: 2)")
+    ops.add_argument("--rounds", type=int, default=30, help="turns of every contender (default: 30)")
+    ops.add_argument("--quick", action="store_true", help="5 rounds: does it run, roughly how fast")
+    ops.add_argument(
+        "--size", choices=["table", "tiny"], default="table", help="tiny: odd shapes of a few pixels, for sanitizers"
+    )
+    ops.add_argument("--verify-only", action="store_true", help="compare with the references, time nothing")
+    ops.add_argument("--alone", action="store_true", help="without peers")
+    ops.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("dgseg bench: this torch sees no GPU; drop --device cuda")
+    if arguments.rounds < 1 or arguments.threads < 1:
+        raise SystemExit("dgseg bench: --rounds and --threads must be at least 1")
+    torch.set_num_threads(arguments.threads)
+    settings = Settings(
+        device=device,
+        rounds=5 if arguments.quick else arguments.rounds,
+        size=arguments.size,
+        verify_only=arguments.verify_only,
+        alone=arguments.alone,
+    )
+    header = report.header(settings)
+    print(report.header_text(header), flush=True)
+    results = run(arguments.op or list(CASES), settings, lambda result: print(report.text(result), flush=True))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(report.as_json(header, results), indent=1) + "\n")
+    return 1 if any(result.refused for result in results) else 0
