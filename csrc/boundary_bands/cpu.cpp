@@ -301,7 +301,10 @@ struct Planes {
   int64_t rows, margin, pitch;
   T *largest, *smallest;
   Planes(int64_t rows_, int64_t columns, int64_t R, T* memory)
-      : rows(rows_), margin(round_up(R, 64)), pitch(round_up(columns, 64) + 2 * margin), largest(memory + margin),
+      : rows(rows_),
+        margin(round_up(R, 64)),
+        pitch(round_up(columns, 64) + 2 * margin),
+        largest(memory + margin),
         smallest(memory + rows * pitch + margin) {}
   static int64_t size(int64_t rows, int64_t columns, int64_t R) {
     return 2 * rows * (round_up(columns, 64) + 2 * round_up(R, 64));
@@ -355,8 +358,8 @@ void mark(const T* hi, const T* lo, int64_t columns, uint8_t value, uint8_t* row
 }
 
 template <class T>
-void tile_by_range(const BoundaryBandsArgs& a, const T* const* label_rows, int64_t y0, int64_t y1, int64_t x0, int64_t x1,
-                   bool can_ignore, T ignore, T* memory, uint8_t* out) {
+void tile_by_range(const BoundaryBandsArgs& a, const T* const* label_rows, int64_t y0, int64_t y1, int64_t x0,
+                   int64_t x1, bool can_ignore, T ignore, T* memory, uint8_t* out) {
   const int64_t R = a.radii[a.bands - 1], W = a.out_width, H = a.out_height;
   const int64_t rows = y1 - y0 + 2 * R, columns = x1 - x0 + 2 * R;
   Planes<T> window(rows, columns, R, memory), next(rows, columns, R, memory + Planes<T>::size(rows, columns, R));
@@ -413,8 +416,8 @@ void tile_by_range(const BoundaryBandsArgs& a, const T* const* label_rows, int64
 }
 
 template <class T>
-void strip_by_range(const BoundaryBandsArgs& a, const T* const* label_rows, int64_t y0, int64_t y1, bool can_ignore, T ignore,
-                    uint8_t* out) {
+void strip_by_range(const BoundaryBandsArgs& a, const T* const* label_rows, int64_t y0, int64_t y1, bool can_ignore,
+                    T ignore, uint8_t* out) {
   const int64_t R = a.radii[a.bands - 1];
   const int64_t tile = R * 4 > kTileColumns ? R * 4 : kTileColumns, rows = y1 - y0 + 2 * R, columns = tile + 2 * R;
   const int64_t margin = round_up(R, 64), row = round_up(columns, 64) + 4 * margin;

@@ -14,8 +14,7 @@ class Axis {
   // Tables reach `kPad` entries beyond the end (repeating the last), so that whole vectors may be read anywhere.
   static constexpr int64_t kPad = 128;
 
-  Axis(int64_t in, int64_t out)
-      : in_(in), out_(out), low_(out + kPad), high_(out + kPad), fraction_(out + kPad) {
+  Axis(int64_t in, int64_t out) : in_(in), out_(out), low_(out + kPad), high_(out + kPad), fraction_(out + kPad) {
     for (int64_t i = 0; i < out + kPad; ++i) {
       const int64_t at = i < out ? i : out - 1;
       double source = (double(at) + 0.5) * double(in) / double(out) - 0.5;

@@ -10,15 +10,14 @@
 #include "isa.h"
 #include "parallel.h"
 
-#define CHECK(condition, ...)                                                                   \
-  do {                                                                                          \
-    if (!(condition)) {                                                                         \
-      std::fprintf(stderr, "%s:%d (%s): %s: ", __FILE__, __LINE__,                              \
-                   dgseg::isa_name(dgseg::current_isa()), #condition);                          \
-      std::fprintf(stderr, __VA_ARGS__);                                                        \
-      std::fprintf(stderr, "\n");                                                               \
-      std::exit(1);                                                                             \
-    }                                                                                           \
+#define CHECK(condition, ...)                                                                                          \
+  do {                                                                                                                 \
+    if (!(condition)) {                                                                                                \
+      std::fprintf(stderr, "%s:%d (%s): %s: ", __FILE__, __LINE__, dgseg::isa_name(dgseg::current_isa()), #condition); \
+      std::fprintf(stderr, __VA_ARGS__);                                                                               \
+      std::fprintf(stderr, "\n");                                                                                      \
+      std::exit(1);                                                                                                    \
+    }                                                                                                                  \
   } while (0)
 
 namespace dgseg::test {

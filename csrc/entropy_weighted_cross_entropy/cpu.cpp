@@ -22,7 +22,7 @@
 namespace dgseg::DGSEG_ISA {
 namespace {
 
-constexpr int64_t kBlock = 256;      // pixels of a block at full resolution
+constexpr int64_t kBlock = 256;  // pixels of a block at full resolution
 constexpr int64_t kTaskPixels = 16 * kBlock;
 constexpr int64_t kUpBlock = 128;    // columns of a block when upsampling: four buffers of [C][kUpBlock] at once
 constexpr int64_t kUpTaskRows = 16;  // source rows of a task when upsampling
@@ -111,7 +111,8 @@ struct PixelMaps {
 };
 
 template <class T, bool with_entropy, class Logits>
-DGSEG_INLINE void pixel_block(int64_t C, int64_t count, const Logits& logit, const BlockLabels& labels, PixelMaps<T>& maps) {
+DGSEG_INLINE void pixel_block(int64_t C, int64_t count, const Logits& logit, const BlockLabels& labels,
+                              PixelMaps<T>& maps) {
   constexpr int n = Lanes<T>::n;
   alignas(64) T own[kBlock];
   for (int64_t p = 0; p < count; ++p) own[p] = labels.label[p] >= 0 ? logit.at(labels.label[p], p) : T(0);
@@ -140,7 +141,7 @@ DGSEG_INLINE void pixel_block(int64_t C, int64_t count, const Logits& logit, con
 // Masks what does not count, writes the maps and adds the block to the moments.
 template <class T>
 DGSEG_INLINE void finish_pixels(const EntropyPixelsArgs& a, int64_t offset, int64_t count, const BlockLabels& labels,
-                         PixelMaps<T>& maps, EntropyMoments& moments) {
+                                PixelMaps<T>& maps, EntropyMoments& moments) {
   EntropyMoments block;
   block.total = double(count);
   int64_t valid = 0, band = 0;
@@ -165,8 +166,7 @@ DGSEG_INLINE void finish_pixels(const EntropyPixelsArgs& a, int64_t offset, int6
       const T mean = sum / T(band);
       partial = splat(T(0));
       alignas(64) T deviation[kBlock];
-      for (int64_t p = 0; p < round_up(count, n); ++p)
-        deviation[p] = labels.band[p] ? maps.entropy[p] - mean : T(0);
+      for (int64_t p = 0; p < round_up(count, n); ++p) deviation[p] = labels.band[p] ? maps.entropy[p] - mean : T(0);
       for (int64_t p = 0; p < count; p += n) partial += load(deviation + p) * load(deviation + p);
       squares = lane_sum<T>(partial);
       block.mean = double(mean);
@@ -255,8 +255,8 @@ inline int64_t up_groups(int64_t h) { return (h + kUpTaskRows - 1) / kUpTaskRows
 
 // One source row of all classes, interpolated horizontally for a block of columns: to[c][P].
 template <class S, class T>
-DGSEG_INLINE void interpolate_row(const LogitsAndLabels& in, const Axis<T>& columns, int64_t image, int64_t row, int64_t x0,
-                           int64_t count, T* source, T* to) {
+DGSEG_INLINE void interpolate_row(const LogitsAndLabels& in, const Axis<T>& columns, int64_t image, int64_t row,
+                                  int64_t x0, int64_t count, T* source, T* to) {
   // The part of the row that these columns need, in T and contiguous.
   const int64_t from = columns.low(x0), until = columns.high(x0 + count - 1) + 1;
   const S* logits = static_cast<const S*>(in.logits) + image * in.stride_n + row * in.stride_h;
@@ -269,8 +269,7 @@ DGSEG_INLINE void interpolate_row(const LogitsAndLabels& in, const Axis<T>& colu
 template <class T>
 struct UpBuffers {
   Scratch<T> source, one, other;
-  UpBuffers(int64_t C, int64_t w)
-      : source(w + 4 * Lanes<T>::n), one(C * kUpBlock), other(C * kUpBlock) {
+  UpBuffers(int64_t C, int64_t w) : source(w + 4 * Lanes<T>::n), one(C * kUpBlock), other(C * kUpBlock) {
     std::memset(source.get(), 0, size_t(w + 4 * Lanes<T>::n) * sizeof(T));
     std::memset(one.get(), 0, size_t(C * kUpBlock) * sizeof(T));
     std::memset(other.get(), 0, size_t(C * kUpBlock) * sizeof(T));
@@ -580,7 +579,8 @@ void entropy_loss(EntropyLossArgs& args, const Parallel& parallel) {
   for (int64_t i = 0; i < tasks; ++i) results[i] = LossResult();
   LossJob job{&args, results.get()};
   const bool wide = args.in.type == FloatType::f64;
-  if (tasks > 0) parallel.run(tasks, wide ? run_tasks<LossJob, loss_task<double>> : run_tasks<LossJob, loss_task<float>>, &job);
+  if (tasks > 0)
+    parallel.run(tasks, wide ? run_tasks<LossJob, loss_task<double>> : run_tasks<LossJob, loss_task<float>>, &job);
   args.loss = 0;
   for (int64_t image = 0; image < args.in.N; ++image) {
     LossResult sum;

@@ -25,7 +25,8 @@ struct EntropyMoments {
   double total = 0, valid = 0, band = 0, mean = 0, squares = 0;  // squares: sum of squared deviations from the mean
 };
 
-// Maps are [N, H, W] in the compute type (double for f64 logits, else float); `entropy` is not written if bands is null.
+// Maps are [N, H, W] in the compute type (double for f64 logits, else float); `entropy` is not written if bands is
+// null.
 struct EntropyPixelsArgs {
   LogitsAndLabels in;
   void* log_sum_exp;
@@ -38,7 +39,7 @@ struct EntropyPixelsArgs {
 enum class Weighting { entropy, fixed, threshold };
 
 struct EntropyLossArgs {
-  LogitsAndLabels in;  // logits are not read
+  LogitsAndLabels in;        // logits are not read
   const void* class_weight;  // [C] in the compute type, or nullptr
   const void* entropy;
   const void* cross_entropy;
@@ -47,8 +48,8 @@ struct EntropyLossArgs {
   double alpha, threshold, eps;
   Weighting weighting;
   double denominator;
-  void* weights;     // [N, H, W]
-  void* per_image;   // [N]
+  void* weights;    // [N, H, W]
+  void* per_image;  // [N]
   double loss;
 };
 

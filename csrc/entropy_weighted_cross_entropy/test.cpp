@@ -81,8 +81,8 @@ Naive naive(const Case& k, const std::vector<float>& logits, const std::vector<u
 
 void close(const std::vector<float>& actual, const std::vector<double>& expected, double tolerance, const char* what) {
   for (size_t i = 0; i < expected.size(); ++i)
-    CHECK(std::fabs(actual[i] - expected[i]) <= tolerance * (1 + std::fabs(expected[i])), "%s[%zu] is %g, not %g", what, i,
-          double(actual[i]), expected[i]);
+    CHECK(std::fabs(actual[i] - expected[i]) <= tolerance * (1 + std::fabs(expected[i])), "%s[%zu] is %g, not %g", what,
+          i, double(actual[i]), expected[i]);
 }
 
 void run(const Case& k, uint64_t seed) {
@@ -99,8 +99,9 @@ void run(const Case& k, uint64_t seed) {
   for (const Parallel& parallel : {test::serial(), test::threaded()}) {
     std::vector<float> log_sum_exp(pixels), entropy(pixels), cross_entropy(pixels), weights(pixels), per_image(k.N),
         gradient(logits.size());
-    const LogitsAndLabels in{logits.data(), FloatType::f32, k.N, k.C, k.h, k.w, k.C * k.h * k.w, k.h * k.w, k.w, 1,
-                             labels.data(), LabelType::u8, bands.data(), k.H, k.W, 255};
+    const LogitsAndLabels in{
+        logits.data(), FloatType::f32, k.N,          k.C, k.h, k.w, k.C * k.h * k.w, k.h * k.w, k.w, 1,
+        labels.data(), LabelType::u8,  bands.data(), k.H, k.W, 255};
     EntropyPixelsArgs forward{in, log_sum_exp.data(), entropy.data(), cross_entropy.data(), {}, {}};
     DGSEG_PICK(entropy_pixels)(forward, parallel);
     CHECK(forward.bad.image < 0, "a label was taken for wrong");
@@ -108,14 +109,15 @@ void run(const Case& k, uint64_t seed) {
     close(cross_entropy, expected.cross_entropy, 2e-6, "cross_entropy");
     close(entropy, expected.entropy, 4e-6, "entropy");
     EntropyLossArgs loss{};
-    loss.in = in, loss.entropy = entropy.data(), loss.cross_entropy = cross_entropy.data(), loss.moments = forward.moments;
+    loss.in = in, loss.entropy = entropy.data(), loss.cross_entropy = cross_entropy.data(),
+    loss.moments = forward.moments;
     loss.ranks = 1, loss.alpha = 3, loss.eps = 1e-6, loss.denominator = forward.moments.valid;
     loss.weights = weights.data(), loss.per_image = per_image.data();
     DGSEG_PICK(entropy_loss)(loss, parallel);
     CHECK(std::fabs(loss.loss - expected.loss) <= 1e-5 * (1 + expected.loss), "%g, not %g", loss.loss, expected.loss);
     const float one = 1;
-    const EntropyBackwardArgs back{in, &one, log_sum_exp.data(), weights.data(), gradient.data(),
-                                   k.C * k.h * k.w, k.h * k.w, k.w, 1};
+    const EntropyBackwardArgs back{
+        in, &one, log_sum_exp.data(), weights.data(), gradient.data(), k.C * k.h * k.w, k.h * k.w, k.w, 1};
     DGSEG_PICK(entropy_backward)(back, parallel);
     close(gradient, expected.gradient, 1e-5, "gradient");
     if (first_gradient.empty()) first_gradient = gradient;
@@ -127,9 +129,13 @@ void wrong_label() {
   std::vector<float> logits(3 * 4 * 4, 0.5f), map(16);
   std::vector<uint8_t> labels(16, 1), bands(16, 1);
   labels[5] = 200;
-  EntropyPixelsArgs args{{logits.data(), FloatType::f32, 1, 3, 4, 4, 48, 16, 4, 1, labels.data(), LabelType::u8,
-                          bands.data(), 4, 4, 255},
-                         map.data(), map.data(), map.data(), {}, {}};
+  EntropyPixelsArgs args{
+      {logits.data(), FloatType::f32, 1, 3, 4, 4, 48, 16, 4, 1, labels.data(), LabelType::u8, bands.data(), 4, 4, 255},
+      map.data(),
+      map.data(),
+      map.data(),
+      {},
+      {}};
   DGSEG_PICK(entropy_pixels)(args, test::serial());
   CHECK(args.bad.image == 0 && args.bad.value == 200, "image %d, value %d", int(args.bad.image), int(args.bad.value));
 }
@@ -143,13 +149,12 @@ int main() {
       {1, 3, 70, 61, 70, 61, 0.3, 0.1},    // more than one task
       {2, 19, 8, 16, 32, 64, 0.3, 0.1},    // times 4
       {1, 7, 40, 33, 101, 140, 0.2, 0.1},  // an odd factor, several tasks of source rows, two blocks of columns
-      {1, 5, 2, 1, 7, 9, 0.5, 0.0},        // one source column (one source pixel would have no entropy spread to compare)
-      {1, 4, 6, 6, 6, 12, 0.0, 0.2},       // one axis only; an empty band
-      {1, 1, 3, 3, 3, 3, 1.0, 0.0},        // a single class
+      {1, 5, 2, 1, 7, 9, 0.5, 0.0},   // one source column (one source pixel would have no entropy spread to compare)
+      {1, 4, 6, 6, 6, 12, 0.0, 0.2},  // one axis only; an empty band
+      {1, 1, 3, 3, 3, 3, 1.0, 0.0},   // a single class
   };
   uint64_t seed = 1;
-  for (const dgseg::Case& k : cases)
-    dgseg::run(k, seed++);
+  for (const dgseg::Case& k : cases) dgseg::run(k, seed++);
   dgseg::wrong_label();
   return 0;
 }

@@ -20,10 +20,22 @@ LogitsAndLabels describe(const Tensor& logits, const Tensor& labels, const std::
   if (bands)
     STD_TORCH_CHECK(bands->scalar_type() == ScalarType::Byte && bands->numel() == labels.numel(),
                     "bands must be uint8 of the labels' shape");
-  return {logits.const_data_ptr(), float_type(logits), logits.size(0), logits.size(1), logits.size(2), logits.size(3),
-          logits.stride(0), logits.stride(1), logits.stride(2), logits.stride(3), labels.const_data_ptr(),
-          label_type(labels), bands ? static_cast<const uint8_t*>(bands->const_data_ptr()) : nullptr, labels.size(1),
-          labels.size(2), ignore_index};
+  return {logits.const_data_ptr(),
+          float_type(logits),
+          logits.size(0),
+          logits.size(1),
+          logits.size(2),
+          logits.size(3),
+          logits.stride(0),
+          logits.stride(1),
+          logits.stride(2),
+          logits.stride(3),
+          labels.const_data_ptr(),
+          label_type(labels),
+          bands ? static_cast<const uint8_t*>(bands->const_data_ptr()) : nullptr,
+          labels.size(1),
+          labels.size(2),
+          ignore_index};
 }
 
 std::optional<Tensor> dense(const std::optional<Tensor>& tensor) {
@@ -53,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pixels(const Tensor& logits, const Te
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> loss(const Tensor& logits, const Tensor& labels_in,
                                                 std::optional<Tensor> bands_in, std::optional<Tensor> class_weight_in,
-                                                const Tensor& log_sum_exp, const Tensor& entropy_in,
+                                                const Tensor& /* saved for the backward */, const Tensor& entropy_in,
                                                 const Tensor& cross_entropy_in, const Tensor& moments_in, double alpha,
                                                 int64_t weighting, double threshold, double eps, int64_t denominator,
                                                 int64_t ignore_index) {
@@ -99,7 +111,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> loss(const Tensor& logits, const Tens
 
 Tensor backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& labels_in, const Tensor& log_sum_exp_in,
                 const Tensor& weights_in, int64_t ignore_index) {
-  const Tensor labels = contiguous(labels_in), log_sum_exp = contiguous(log_sum_exp_in), weights = contiguous(weights_in);
+  const Tensor labels = contiguous(labels_in), log_sum_exp = contiguous(log_sum_exp_in),
+               weights = contiguous(weights_in);
   const ScalarType type = compute_type(logits);
   EntropyBackwardArgs args{};
   args.in = describe(logits, labels, std::nullopt, ignore_index);
