@@ -322,7 +322,7 @@ def test_repeats_and_thread_counts_give_equal_bits():
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_other_instruction_sets(isa):
     # The suite itself runs the best variant of this machine; the choice is made once per process.
-    names = "equals_reference_on_every_shape or half_precision or layouts or extreme"
+    names = "equals_reference_on_every_shape or half_precision or extreme"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", names]
     done = subprocess.run(command, env=os.environ | {"DGSEG_ISA": isa}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -371,7 +371,7 @@ def test_operators_take_empty_tensors(shape):
     assert gradient.shape == logits.shape
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 5, 6, 5, 6), (1, 3, 3, 4, 7, 10), (1, 3, 2, 2, 4, 4)])
+@pytest.mark.parametrize("shape", [(2, 3, 3, 4, 3, 4), (1, 3, 2, 3, 5, 7)])
 @pytest.mark.parametrize("variant", [{"weighting": "fixed"}, {"denominator": "all"}])
 def test_gradcheck(shape, variant):
     logits, labels, bands, class_weight = inputs(shape)
