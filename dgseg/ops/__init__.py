@@ -2,5 +2,6 @@
 
 from dgseg.ops._backends import backends
 from dgseg.ops.boundary_bands import boundary_bands
+from dgseg.ops.prototype_ema import prototype_ema_
 
-__all__ = ["backends", "boundary_bands"]
+__all__ = ["backends", "boundary_bands", "prototype_ema_"]
