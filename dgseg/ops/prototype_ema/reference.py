@@ -96,8 +96,10 @@ def ranks_reference(
         rank = last - torch.arange(len(cells), device=cells.device)
         rank = torch.where((sorted_cells < classes * granularities) & (rank < limit), rank, -1)
         ranks.append(torch.empty_like(rank, dtype=torch.int32).scatter_(0, order[by_cell], rank.int()))
-    empty = torch.empty((0, N * h * w), dtype=torch.int32, device=labels.device)
-    return counts.view(classes, granularities), (torch.stack(ranks) if ranks else empty).view(-1, N, h, w)
+    counts = counts.view(classes, granularities)
+    if order is None:
+        return counts, torch.empty((0, N, h, w), dtype=torch.int32, device=labels.device)
+    return counts, torch.stack(ranks).view(len(slots), N, h, w)
 
 
 def pixel_weights(cells: Tensor, ranks: Tensor, scales: Tensor, fades: Tensor, powers: Tensor) -> Tensor:

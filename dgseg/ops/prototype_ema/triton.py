@@ -19,7 +19,7 @@ BLOCK_K = 64
 
 
 def blocks(depth: int, double: bool) -> tuple[int, int]:
-    """(BLOCK_P, BLOCK_D): the largest that spill no register on sm_80, sm_90 and sm_100 (the tests compile them)."""
+    """(BLOCK_P, BLOCK_D): the largest whose registers suffice on sm_80, sm_90 and sm_100 (the tests compile them)."""
     if double:
         return 32, min(max(triton.next_power_of_2(depth), 16), 64)
     block_d = min(max(triton.next_power_of_2(depth), 16), 256)
@@ -105,14 +105,15 @@ def weighted_sums_kernel(
                     squares += tl.sum(other * other, axis=1)
             norm = tl.sqrt(squares)
             row = row * (1.0 / tl.where(norm < 1e-12, 1e-12, norm))[:, None]
-            # In the product a NaN would reach cells that its pixel does not feed: it is taken out and put back.
+            # In the product a NaN would reach cells that its pixel does not feed: those it does feed get it here,
+            # and the product sees 0.
             broken = row != row
-            any_broken = tl.max(tl.max(broken.to(tl.int32), axis=1), axis=0)
-            row = tl.where(broken, 0.0, row)
-            sums += tl.dot(weight, row, input_precision=PRECISION, out_dtype=COMPUTE)
-            if any_broken > 0:
-                hits = tl.dot((weight != 0.0).to(tl.float32), broken.to(tl.float32), input_precision="tf32")  # 0 and 1: exact
+            if tl.max(tl.max(broken.to(tl.int32), axis=1), axis=0) > 0:
+                feeding = (weight != 0.0).to(tl.float32)
+                hits = tl.dot(feeding, broken.to(tl.float32), input_precision="tf32")  # 0 and 1: exact
                 sums = tl.where(hits > 0.0, float("nan"), sums)
+            row = tl.where(row != row, 0.0, row)
+            sums += tl.dot(weight, row, input_precision=PRECISION, out_dtype=COMPUTE)
     to = partial + (program * cells + k[:, None]) * depth + d[None, :]
     tl.store(to, sums, mask=(k[:, None] < cells) & (d[None, :] < depth))
 
