@@ -119,6 +119,7 @@ class Tile {
         next_(cell_count_ + 1),
         segments_(pixels + 1),
         chunks_(pixels / n + 1),
+        chunk_sources_(pixels / n + 1),
         wanted_(pixels) {
     // Lanes behind a tile's end or the last channel go through the arithmetic: they must be harmless.
     std::memset(stage_.get(), 0, size_t(n * stage_pitch_) * sizeof(T));
@@ -192,6 +193,10 @@ class Tile {
         std::memset(stage_.get() + j * stage_pitch_, 0, size_t(stage_pitch_) * sizeof(T));
       for (int64_t c = 0; c < chunks; ++c) {
         const int64_t chunk = chunks_[c];
+        // Ask for the next channels' share of this chunk: short runs of many planes are more than the hardware foresees.
+        const int64_t ahead = at_most(n, a_.depth - d - n);
+        for (int64_t j = 0; j < ahead; ++j)
+          __builtin_prefetch(source + (d + n + j) * a_.stride_channel + chunk_sources_[c]);
         V v[n];
         V squares = splat(T(0));
 #pragma GCC unroll 16
@@ -255,6 +260,10 @@ class Tile {
       int64_t at = chunks_[c] * n, next = c + 1;
       while (next < chunks && chunks_[next] == chunks_[next - 1] + 1) ++next;
       const int64_t end = at_most(chunks_[next - 1] * n + n, count);
+      for (int64_t i = c; i < next; ++i) {
+        const int64_t y = (first + chunks_[i] * n) / width, x = (first + chunks_[i] * n) % width;
+        chunk_sources_[i] = image * a_.stride_image + y * a_.stride_row + x * a_.stride_column;
+      }
       while (at < end) {
         const int64_t y = (first + at) / width, x = (first + at) % width, run = at_most(width - x, end - at);
         segments_[segments++] = {image * a_.stride_image + y * a_.stride_row + x * a_.stride_column, at, run};
@@ -303,7 +312,8 @@ class Tile {
   Scratch<Entry> entries_, sorted_;
   Scratch<int32_t> next_;
   Scratch<Segment> segments_;
-  Scratch<int32_t> chunks_;  // those with a wanted pixel
+  Scratch<int32_t> chunks_;         // those with a wanted pixel
+  Scratch<int64_t> chunk_sources_;  // offsets of their first pixels in the features, channel 0
   Scratch<bool> wanted_;
 };
 

@@ -1,6 +1,8 @@
 // prototype_ranks and prototype_sums against naive loops.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <numeric>
 #include <vector>
 
 #include "kernel.h"
@@ -57,26 +59,22 @@ void check(const Shape& s, bool nested, bool channels_last) {
   expect(bad_label.image < 0 && bad_band.image < 0, "no bad value", s.why);
 
   auto feeds = [&](int64_t p, int64_t g) { return bands[p] > 0 && (nested ? bands[p] - 1 <= g : bands[p] - 1 == g); };
-  auto key = [&](int64_t p) { return pixel_key(sample_state(5, 6, ids[p / hw]), uint64_t(p % hw)); };
   std::vector<uint64_t> keys(P);
-  for (int64_t p = 0; p < P; ++p) keys[p] = key(p);
+  for (int64_t p = 0; p < P; ++p) keys[p] = pixel_key(sample_state(5, 6, ids[p / hw]), uint64_t(p % hw));
+  std::vector<int64_t> newest_first(P);
+  std::iota(newest_first.begin(), newest_first.end(), 0);
+  std::sort(newest_first.begin(), newest_first.end(),
+            [&](int64_t p, int64_t q) { return keys[p] != keys[q] ? keys[p] > keys[q] : p > q; });
   std::vector<int64_t> expected_counts(cells);
-  bool same = true;
-  for (int64_t p = 0; p < P; ++p)
+  std::vector<int32_t> expected_ranks(slots * P, -1);
+  for (int64_t p : newest_first)
     for (int64_t g = 0; g < s.G; ++g) {
-      if (feeds(p, g)) ++expected_counts[labels[p] * s.G + g];
-      if (!nested && g != bands[p] - 1) continue;
-      int64_t rank = -1;
-      if (feeds(p, g)) {
-        rank = 0;
-        for (int64_t q = 0; q < P; ++q)
-          rank += labels[q] == labels[p] && feeds(q, g) && (keys[q] > keys[p] || (keys[q] == keys[p] && q > p));
-        if (rank >= s.limit) rank = -1;
-      }
-      same &= ranks[(nested ? g : 0) * P + p] == rank;
+      if (!feeds(p, g)) continue;
+      const int64_t rank = expected_counts[labels[p] * s.G + g]++;
+      if (rank < s.limit) expected_ranks[(nested ? g : 0) * P + p] = int32_t(rank);
     }
   expect(counts == expected_counts, "counts", s.why);
-  expect(same, "ranks", s.why);
+  expect(ranks == expected_ranks, "ranks", s.why);
 
   std::vector<double> scales(cells), powers(s.limit), sums(cells * s.D), again(cells * s.D);
   std::vector<char> fades(cells);
