@@ -58,6 +58,11 @@ struct Segment {
   int64_t begin, count;
 };
 
+template <class A, class B>
+constexpr bool kSame = false;
+template <class A>
+constexpr bool kSame<A, A> = true;
+
 // One pixel in one cell.
 struct Entry {
   int32_t cell;
@@ -179,38 +184,50 @@ class Tile {
     const int64_t chunks = find_chunks(count), segments = find_segments(image, first, count, chunks);
     const S* source = static_cast<const S*>(a_.features);
     std::memset(norms_.get(), 0, size_t(round_up(count, n)) * sizeof(T));
+    // Where whole vectors lie in the source as they are computed in, the stage is left out.
+    const bool direct = kSame<S, T> && a_.stride_column == 1 && one_run() && count % n == 0;
     for (int64_t d = 0; d < a_.depth; d += n) {
       const int64_t planes = at_most(n, a_.depth - d);
-      for (int64_t j = 0; j < planes; ++j) {
-        const S* plane = source + (d + j) * a_.stride_channel;
-        for (int64_t s = 0; s < segments; ++s) {
-          const Segment& segment = segments_[s];
-          load_row(stage_.get() + j * stage_pitch_ + segment.begin, plane + segment.source, a_.stride_column,
-                   segment.count);
-        }
-      }
-      for (int64_t j = planes; j < n; ++j)
-        std::memset(stage_.get() + j * stage_pitch_, 0, size_t(stage_pitch_) * sizeof(T));
+      if (!direct || planes < n) stage_planes(d, planes, segments);
+      // Meanwhile ask for the next channels, after the last ones for the first of the next tile: runs this short, of
+      // planes this many, are more than the hardware foresees. A hint may point anywhere.
+      const bool more = d + n < a_.depth;
+      const int64_t ahead = more ? (d + n) * a_.stride_channel : count * a_.stride_column;
+      const int64_t planes_ahead = more ? at_most(n, a_.depth - d - n) : at_most(n, a_.depth);
       for (int64_t c = 0; c < chunks; ++c) {
-        const int64_t chunk = chunks_[c];
-        // Ask for the next channels' share of this chunk: short runs of many planes are more than the hardware foresees.
-        const int64_t ahead = at_most(n, a_.depth - d - n);
-        for (int64_t j = 0; j < ahead; ++j)
-          __builtin_prefetch(source + (d + n + j) * a_.stride_channel + chunk_sources_[c]);
+        const S* next = source + chunk_sources_[c] + ahead;
+        for (int64_t j = 0; j < planes_ahead; ++j) __builtin_prefetch(next + j * a_.stride_channel);
+        const T* from = stage_.get() + chunks_[c] * n;
+        int64_t pitch = stage_pitch_;
+        if constexpr (kSame<S, T>)
+          if (direct && planes == n) from = source + chunk_sources_[c] + d * a_.stride_channel, pitch = a_.stride_channel;
         V v[n];
+#pragma GCC unroll 16
+        for (int j = 0; j < n; ++j) v[j] = load(from + j * pitch);
         V squares = splat(T(0));
 #pragma GCC unroll 16
-        for (int j = 0; j < n; ++j) v[j] = load(stage_.get() + j * stage_pitch_ + chunk * n);
-#pragma GCC unroll 16
         for (int j = 0; j < n; ++j) squares += v[j] * v[j];
-        store(norms_.get() + chunk * n, load(norms_.get() + chunk * n) + squares);
+        T* norms = norms_.get() + chunks_[c] * n;
+        store(norms, load(norms) + squares);
         transpose<T, n / 2>(v);
-        T* row = rows_.get() + chunk * n * pitch_ + d;
+        T* row = rows_.get() + chunks_[c] * n * pitch_ + d;
 #pragma GCC unroll 16
         for (int i = 0; i < n; ++i) store(row + i * pitch_, v[i]);
       }
     }
     finish_norms(count);
+  }
+
+  // stage_[j] = channel d + j of the segments, 0 from `planes` on.
+  void stage_planes(int64_t d, int64_t planes, int64_t segments) {
+    const S* source = static_cast<const S*>(a_.features) + d * a_.stride_channel;
+    for (int64_t j = 0; j < planes; ++j)
+      for (int64_t s = 0; s < segments; ++s) {
+        const Segment& segment = segments_[s];
+        load_row(stage_.get() + j * stage_pitch_ + segment.begin, source + j * a_.stride_channel + segment.source,
+                 a_.stride_column, segment.count);
+      }
+    for (int64_t j = planes; j < n; ++j) std::memset(stage_.get() + j * stage_pitch_, 0, size_t(stage_pitch_) * sizeof(T));
   }
 
   // channels_last: a wanted pixel's row lies in memory as it is needed.
@@ -251,10 +268,12 @@ class Tile {
     return chunks;
   }
 
+  // Rows follow each other at the column stride.
+  bool one_run() const { return a_.stride_row == a_.cells.width * a_.stride_column || a_.cells.height == 1; }
+
   // The wanted chunks as long runs at one stride.
   int64_t find_segments(int64_t image, int64_t first, int64_t count, int64_t chunks) {
-    const bool one_run = a_.stride_row == a_.cells.width * a_.stride_column || a_.cells.height == 1;
-    const int64_t width = one_run ? a_.cells.height * a_.cells.width : a_.cells.width;
+    const int64_t width = one_run() ? a_.cells.height * a_.cells.width : a_.cells.width;
     int64_t segments = 0;
     for (int64_t c = 0; c < chunks;) {
       int64_t at = chunks_[c] * n, next = c + 1;
