@@ -30,7 +30,7 @@ struct PrototypeRanksArgs {
   int64_t seed, step;
   int64_t limit;    // ranks from here on are not told apart: they become -1
   int64_t* counts;  // [classes, granularities]
-  int32_t* ranks;   // [nested ? granularities : 1, images, height, width]: 0 = newest of its cell, -1 = in none; or null
+  int32_t* ranks;  // [nested ? granularities : 1, images, height, width]: 0 = newest of its cell, -1 = in none; or null
   BadLabel* bad_label;
   BadLabel* bad_band;
 };

@@ -48,13 +48,20 @@ void check(const Shape& s, bool nested, bool channels_last) {
   for (auto& v : bands) v = random.below(s.G + 1);
   for (int64_t n = 0; n < s.N; ++n) ids[n] = n / 2;  // pairs of equal samples: ties
   for (auto& v : features) v = float(random.uniform());
-  const PrototypeCells map{{labels.data(), LabelType::u8, hw, s.w, 1}, {bands.data(), LabelType::i64, hw, s.w, 1},
-                           s.N, s.h, s.w, s.C, s.G, nested};
+  const PrototypeCells map{{labels.data(), LabelType::u8, hw, s.w, 1},
+                           {bands.data(), LabelType::i64, hw, s.w, 1},
+                           s.N,
+                           s.h,
+                           s.w,
+                           s.C,
+                           s.G,
+                           nested};
 
   std::vector<int64_t> counts(cells);
   std::vector<int32_t> ranks(slots * P);
   BadLabel bad_label, bad_band;
-  const PrototypeRanksArgs rank_args{map, ids.data(), 5, 6, s.limit, counts.data(), ranks.data(), &bad_label, &bad_band};
+  const PrototypeRanksArgs rank_args{map,           ids.data(),   5,          6,        s.limit,
+                                     counts.data(), ranks.data(), &bad_label, &bad_band};
   DGSEG_PICK(prototype_ranks)(rank_args, backwards);
   expect(bad_label.image < 0 && bad_band.image < 0, "no bad value", s.why);
 
@@ -82,9 +89,20 @@ void check(const Shape& s, bool nested, bool channels_last) {
   for (auto& v : fades) v = char(random.below(2));
   for (int64_t r = 0; r < s.limit; ++r) powers[r] = std::pow(0.9, double(r));
   const int64_t stride_d = channels_last ? 1 : hw, stride_p = channels_last ? s.D : 1;
-  const PrototypeSumsArgs sum_args{map, features.data(), FloatType::f32, hw * s.D, stride_d, s.w * stride_p, stride_p,
-                                   s.D, ranks.data(), scales.data(), reinterpret_cast<const bool*>(fades.data()),
-                                   powers.data(), s.limit, sums.data()};
+  const PrototypeSumsArgs sum_args{map,
+                                   features.data(),
+                                   FloatType::f32,
+                                   hw * s.D,
+                                   stride_d,
+                                   s.w * stride_p,
+                                   stride_p,
+                                   s.D,
+                                   ranks.data(),
+                                   scales.data(),
+                                   reinterpret_cast<const bool*>(fades.data()),
+                                   powers.data(),
+                                   s.limit,
+                                   sums.data()};
   DGSEG_PICK(prototype_sums)(sum_args, serial);
   PrototypeSumsArgs other = sum_args;
   other.sums = again.data();
@@ -116,8 +134,8 @@ void check_bad_values() {
   std::vector<uint8_t> labels(12, 1), bands(12, 1);
   labels[2] = 255, bands[2] = 0;  // outside bands anything goes
   labels[7] = 9, labels[11] = 8, bands[9] = 5;
-  const PrototypeCells map{{labels.data(), LabelType::u8, 4, 2, 1}, {bands.data(), LabelType::u8, 4, 2, 1},
-                           3, 2, 2, 3, 2, false};
+  const PrototypeCells map{
+      {labels.data(), LabelType::u8, 4, 2, 1}, {bands.data(), LabelType::u8, 4, 2, 1}, 3, 2, 2, 3, 2, false};
   std::vector<int64_t> counts(6);
   BadLabel bad_label, bad_band;
   const PrototypeRanksArgs args{map, nullptr, 0, 0, 0, counts.data(), nullptr, &bad_label, &bad_band};

@@ -1,6 +1,7 @@
+#include "../common/torch.h"
+
 #include <tuple>
 
-#include "../common/torch.h"
 #include "kernel.h"
 
 namespace dgseg {
@@ -20,17 +21,17 @@ PrototypeCells prototype_cells(const Tensor& labels, const Tensor& bands, int64_
   STD_TORCH_CHECK(classes >= 0 && granularities >= 0 && classes * granularities < (int64_t(1) << 31),
                   "prototype_ema_: prototypes has too many cells");
   STD_TORCH_CHECK(labels.numel() < (int64_t(1) << 31), "prototype_ema_: a batch may hold at most 2^31 - 1 pixels");
-  return {pixel_map(labels), pixel_map(bands), labels.size(0), labels.size(1), labels.size(2), classes, granularities,
-          nested};
+  return {pixel_map(labels), pixel_map(bands), labels.size(0), labels.size(1),
+          labels.size(2),    classes,          granularities,  nested};
 }
 
 std::tuple<Tensor, Tensor> prototype_ema_ranks_cpu(const Tensor& labels, const Tensor& bands, const Tensor& sample_ids,
                                                    int64_t seed, int64_t step, int64_t classes, int64_t granularities,
                                                    bool nested, int64_t limit) {
   const PrototypeCells cells = prototype_cells(labels, bands, classes, granularities, nested);
-  STD_TORCH_CHECK(sample_ids.dim() == 1 && sample_ids.size(0) == cells.images &&
-                      sample_ids.scalar_type() == ScalarType::Long,
-                  "prototype_ema_: sample_ids must be int64 [N]");
+  STD_TORCH_CHECK(
+      sample_ids.dim() == 1 && sample_ids.size(0) == cells.images && sample_ids.scalar_type() == ScalarType::Long,
+      "prototype_ema_: sample_ids must be int64 [N]");
   const Tensor ids = torch::stable::contiguous(sample_ids);
   const int64_t slots = limit == 0 ? 0 : nested ? granularities : 1;
   Tensor counts = torch::stable::empty({classes, granularities}, ScalarType::Long, std::nullopt, labels.device());

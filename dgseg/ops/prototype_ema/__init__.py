@@ -55,10 +55,19 @@ if _backends.has_triton():
     torch.library.impl(_backends.LIBRARY, "prototype_ema_ranks", "CUDA")(ranks_reference)
 
     @torch.library.impl(_backends.LIBRARY, "prototype_weighted_sums", "CUDA")
-    def _sums_cuda(*arguments: Tensor) -> Tensor:
-        from dgseg.ops.prototype_ema.triton import weighted_sums  # imported by the first call on a GPU
+    def _sums_cuda(
+        features: Tensor,
+        labels: Tensor,
+        bands: Tensor,
+        ranks: Tensor,
+        scales: Tensor,
+        fades: Tensor,
+        powers: Tensor,
+        nested: bool,
+    ) -> Tensor:
+        from dgseg.ops.prototype_ema.triton import weighted_sums  # triton is imported by the first call on a GPU
 
-        return weighted_sums(*arguments)
+        return weighted_sums(features, labels, bands, ranks, scales, fades, powers, nested)
 
 
 _KERNELS = Functions(torch.ops.dgseg.prototype_ema_ranks, torch.ops.dgseg.prototype_weighted_sums)

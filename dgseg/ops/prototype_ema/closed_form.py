@@ -55,9 +55,7 @@ def update_(
         limit = rank_limit(momentum) if by_pixel else 0
         if sample_ids is None:
             sample_ids = _positions(labels, group if limit else None)
-        counts, ranks = functions.ranks(
-            labels, bands, sample_ids, seed, step, classes, granularities, nested, limit
-        )
+        counts, ranks = functions.ranks(labels, bands, sample_ids, seed, step, classes, granularities, nested, limit)
         local_counts, pixels = counts, labels.numel()
         if group is not None:
             counts = _summed(counts, group)

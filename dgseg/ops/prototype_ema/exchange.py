@@ -31,7 +31,7 @@ def global_ranks(
     if T == 0:
         return ranks
     classes, granularities = counts.shape
-    N, h, w = labels.shape
+    h, w = labels.shape[1:]
     cells = cell_indices(labels, bands, classes, granularities, nested)
     local = ranks.flatten(1).long()
     keys = pixel_keys(sample_ids, seed, step, h, w).flatten().expand(local.shape)
