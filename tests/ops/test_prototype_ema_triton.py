@@ -10,10 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("triton")
+triton_installed = pytest.importorskip("triton")
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -25,6 +26,10 @@ def run_here(function: str, **environment: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.skipif(
+    triton_installed.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0",
+    reason="triton 3.6's interpreter cannot loop to a runtime bound with numpy 2.4",
+)
 def test_interpreted_kernel_equals_the_reference():
     run_here("interpret", TRITON_INTERPRET="1")
 
