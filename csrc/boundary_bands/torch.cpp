@@ -28,8 +28,20 @@ Tensor boundary_bands_cpu(const Tensor& labels, std::vector<int64_t> radii, int6
     columns[j] = size ? j * W / w : j * stride;
     dense &= columns[j] == j;
   }
-  BoundaryBandsArgs args{labels.const_data_ptr(), label_type(labels), N, labels.stride(0), labels.stride(1), labels.stride(2),
-                         rows.data(), columns.data(), dense, h, w, radii.data(), int(radii.size()), ignore_index,
+  BoundaryBandsArgs args{labels.const_data_ptr(),
+                         label_type(labels),
+                         N,
+                         labels.stride(0),
+                         labels.stride(1),
+                         labels.stride(2),
+                         rows.data(),
+                         columns.data(),
+                         dense,
+                         h,
+                         w,
+                         radii.data(),
+                         int(radii.size()),
+                         ignore_index,
                          static_cast<uint8_t*>(out.mutable_data_ptr())};
   DGSEG_PICK(boundary_bands)(args, torch_parallel());
   return out;

@@ -18,14 +18,14 @@ const char* isa_name(Isa isa);
 }  // namespace dgseg
 
 #if defined(DGSEG_X86_VARIANTS)
-#define DGSEG_DECLARE_KERNEL(name, ...)                                   \
-  namespace baseline { void name(__VA_ARGS__); }                          \
-  namespace avx2 { void name(__VA_ARGS__); }                              \
+#define DGSEG_DECLARE_KERNEL(name, ...)          \
+  namespace baseline { void name(__VA_ARGS__); } \
+  namespace avx2 { void name(__VA_ARGS__); }     \
   namespace avx512 { void name(__VA_ARGS__); }
-#define DGSEG_PICK(name)                                                  \
-  (::dgseg::current_isa() == ::dgseg::Isa::avx512   ? &avx512::name       \
-   : ::dgseg::current_isa() == ::dgseg::Isa::avx2 ? &avx2::name         \
-                                                    : &baseline::name)
+#define DGSEG_PICK(name)                                          \
+  (::dgseg::current_isa() == ::dgseg::Isa::avx512 ? &avx512::name \
+   : ::dgseg::current_isa() == ::dgseg::Isa::avx2 ? &avx2::name   \
+                                                  : &baseline::name)
 #else
 #define DGSEG_DECLARE_KERNEL(name, ...) \
   namespace baseline { void name(__VA_ARGS__); }

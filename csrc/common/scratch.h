@@ -12,7 +12,8 @@ template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t count)
-      : data_(static_cast<T*>(std::aligned_alloc(64, static_cast<size_t>(round_up(count * int64_t(sizeof(T)) + 1, 64))))) {
+      : data_(static_cast<T*>(
+            std::aligned_alloc(64, static_cast<size_t>(round_up(count * int64_t(sizeof(T)) + 1, 64))))) {
     if (!data_) std::abort();
   }
   ~Scratch() { std::free(data_); }

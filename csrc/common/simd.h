@@ -97,11 +97,10 @@ DGSEG_INLINE T lane_sum(typename Lanes<T>::f v) {
   return lanes[0];
 }
 
-// e^x within 2 ulp for x in [-87, 88]; below -87 about 1e-38 instead of less; NaN stays NaN.
-DGSEG_INLINE Lanes<float>::f exponential(Lanes<float>::f x) {
+// e^x within 2 ulp for x in [-87, 88]; NaN stays NaN.
+DGSEG_INLINE Lanes<float>::f exponential_in_range(Lanes<float>::f x) {
   using f = Lanes<float>::f;
   using i = Lanes<float>::i;
-  x = larger(splat(-87.0f), x);
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer held in the low mantissa bits
   f rounded = x * 1.44269504f + magic;
   i n = bits<i>(rounded);
@@ -116,6 +115,18 @@ DGSEG_INLINE Lanes<float>::f exponential(Lanes<float>::f x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
   return bits<f>((n << 23) + bits<i>(p));
+}
+
+// Arguments below this are raised to it first: about 1e-38 instead of less.
+template <class T>
+DGSEG_INLINE typename Lanes<T>::f clamp_exponent(typename Lanes<T>::f x) {
+  return larger(splat(sizeof(T) == 4 ? T(-87) : T(-700)), x);
+}
+template <class T>
+DGSEG_INLINE typename Lanes<T>::f exponential(typename Lanes<T>::f x);
+template <>
+DGSEG_INLINE Lanes<float>::f exponential<float>(Lanes<float>::f x) {
+  return exponential_in_range(clamp_exponent<float>(x));
 }
 
 // Natural logarithm within 2 ulp for finite x >= 2^-126; NaN stays NaN.
@@ -143,9 +154,13 @@ DGSEG_INLINE Lanes<float>::f logarithm(Lanes<float>::f x) {
   return x == x ? result : x;
 }
 
-DGSEG_INLINE Lanes<double>::f exponential(Lanes<double>::f x) {
+DGSEG_INLINE Lanes<double>::f exponential_in_range(Lanes<double>::f x) {
   for (int lane = 0; lane < Lanes<double>::n; ++lane) x[lane] = std::exp(x[lane]);
   return x;
+}
+template <>
+DGSEG_INLINE Lanes<double>::f exponential<double>(Lanes<double>::f x) {
+  return exponential_in_range(clamp_exponent<double>(x));
 }
 DGSEG_INLINE Lanes<double>::f logarithm(Lanes<double>::f x) {
   for (int lane = 0; lane < Lanes<double>::n; ++lane) x[lane] = std::log(x[lane]);
@@ -215,9 +230,22 @@ struct ComputeType<double> {
   using type = double;
 };
 
+// Rows of a few hundred bytes: vectors, because compilers turn both a loop and memcpy into `rep movs`, whose start-up
+// costs more than the row.
+template <class T>
+DGSEG_INLINE void copy_row(T* __restrict to, const T* __restrict from, int64_t count) {
+  constexpr int64_t n = Lanes<T>::n;
+  int64_t i = 0;
+  for (; i + n <= count; i += n) store(to + i, load(from + i));
+  for (; i < count; ++i) to[i] = from[i];
+}
+
 // to[0..count) = from[0], from[stride], ...
 template <class S, class T>
 DGSEG_INLINE void load_row(T* __restrict to, const S* __restrict from, int64_t stride, int64_t count) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    if (stride == 1) return copy_row(to, from, count);
+  }
   if (stride == 1)
     for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
   else
@@ -226,11 +254,12 @@ DGSEG_INLINE void load_row(T* __restrict to, const S* __restrict from, int64_t s
 template <class T>
 DGSEG_INLINE void store_row(T* __restrict to, int64_t stride, const T* __restrict from, int64_t count) {
   if (stride == 1)
-    std::memcpy(to, from, size_t(count) * sizeof(T));
+    copy_row(to, from, count);
   else
     for (int64_t i = 0; i < count; ++i) to[i * stride] = from[i];
 }
 template <class S>
+  requires(sizeof(S) == 2)
 DGSEG_INLINE void store_row(S* __restrict to, int64_t stride, const float* __restrict from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i * stride] = from_float<S>(from[i]);
 }

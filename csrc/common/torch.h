@@ -49,8 +49,8 @@ inline ScalarType compute_type(const Tensor& tensor) {
 
 inline void check_labels(const BadLabel& bad, int64_t classes, int64_t ignore_index) {
   // Worded like dgseg.ops._checks.label_message.
-  STD_TORCH_CHECK(bad.image < 0, "labels hold ", bad.value, " at batch index ", bad.image, "; valid: 0 to ", classes - 1,
-                  ", or ", ignore_index, " to ignore: map raw ids to train ids first");
+  STD_TORCH_CHECK(bad.image < 0, "labels hold ", bad.value, " at batch index ", bad.image, "; valid: 0 to ",
+                  classes - 1, ", or ", ignore_index, " to ignore: map raw ids to train ids first");
 }
 
 // A fresh tensor of many megabytes costs more in page faults than in writing: ask for huge pages. Only a hint.

@@ -2,5 +2,6 @@
 
 from dgseg.ops._backends import backends
 from dgseg.ops.boundary_bands import boundary_bands
+from dgseg.ops.entropy_weighted_cross_entropy import entropy_weighted_cross_entropy
 
-__all__ = ["backends", "boundary_bands"]
+__all__ = ["backends", "boundary_bands", "entropy_weighted_cross_entropy"]

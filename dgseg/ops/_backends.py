@@ -38,6 +38,18 @@ def native_library(kind: str) -> str | None:
     return None
 
 
+def native_operators(kind: str, *operators: str) -> str | None:
+    """Why libdgseg_<kind>.so does not serve these (defined) operators; None if it does. A library built from an older
+    checkout loads, but lacks the operators that came later."""
+    reason = native_library(kind)
+    if reason is not None:
+        return reason
+    lacking = [
+        name for name in operators if not torch._C._dispatch_has_kernel_for_dispatch_key(f"dgseg::{name}", kind.upper())
+    ]
+    return f"libdgseg_{kind}.so has no {', '.join(lacking)} (build it again)" if lacking else None
+
+
 def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 

@@ -79,13 +79,23 @@ def test_ignored_pixels_in_one_strip_only():
     assert torch.equal(boundary_bands(labels, (1, 2, 4)), boundary_bands.reference(labels, (1, 2, 4)))
 
 
-@pytest.mark.parametrize("sampling", [{"stride": 2}, {"stride": 4}, {"stride": 7}, {"size": (13, 31)}, {"size": (80, 90)}])
+@pytest.mark.parametrize(
+    "sampling", [{"stride": 2}, {"stride": 4}, {"stride": 7}, {"size": (13, 31)}, {"size": (80, 90)}]
+)
 def test_sampling(sampling):
     labels = label_map(2, 61, 75)
     actual = boundary_bands(labels, (1, 2, 4), **sampling)
     assert torch.equal(actual, boundary_bands.reference(labels, (1, 2, 4), **sampling))
-    rows = torch.arange(0, 61, sampling["stride"]) if "stride" in sampling else torch.arange(sampling["size"][0]) * 61 // sampling["size"][0]
-    columns = torch.arange(0, 75, sampling["stride"]) if "stride" in sampling else torch.arange(sampling["size"][1]) * 75 // sampling["size"][1]
+    rows = (
+        torch.arange(0, 61, sampling["stride"])
+        if "stride" in sampling
+        else torch.arange(sampling["size"][0]) * 61 // sampling["size"][0]
+    )
+    columns = (
+        torch.arange(0, 75, sampling["stride"])
+        if "stride" in sampling
+        else torch.arange(sampling["size"][1]) * 75 // sampling["size"][1]
+    )
     sampled = labels[:, rows.to(DEVICE)][:, :, columns.to(DEVICE)]
     assert torch.equal(actual, boundary_bands.reference(sampled, (1, 2, 4)))
 
@@ -163,7 +173,11 @@ def test_forced_reference(monkeypatch):
         (torch.zeros(1, 4, 4, dtype=torch.uint8), {"radii": (0, 1)}, "at least 1"),
         (torch.zeros(1, 4, 4, dtype=torch.uint8), {"radii": (1,), "stride": 0}, "stride must be at least 1"),
         (torch.zeros(1, 4, 4, dtype=torch.uint8), {"radii": (1,), "size": (0, 3)}, "each at least 1"),
-        (torch.zeros(1, 4, 4, dtype=torch.uint8), {"radii": (1,), "size": (2, 2), "stride": 2}, "either stride or size"),
+        (
+            torch.zeros(1, 4, 4, dtype=torch.uint8),
+            {"radii": (1,), "size": (2, 2), "stride": 2},
+            "either stride or size",
+        ),
         (torch.zeros(1, 0, 4, dtype=torch.uint8), {"radii": (1,), "size": (2, 2)}, "no pixel"),
     ],
 )

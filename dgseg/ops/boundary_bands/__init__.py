@@ -1,6 +1,7 @@
 """Multi-scale class-boundary bands of a label map (GAP's granularities and UBE's boundary region)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def boundary_bands(
     radii = [int(r) for r in radii]
     if not 1 <= len(radii) <= 254:
         raise ValueError(f"radii must hold 1 to 254 numbers; got {len(radii)}")
-    if radii[0] < 1 or any(b <= a for a, b in zip(radii, radii[1:], strict=False)):
+    if radii[0] < 1 or any(b <= a for a, b in pairwise(radii)):
         raise ValueError(f"radii must be increasing and at least 1, such as (1, 2, 4); got {tuple(radii)}")
     if stride < 1:
         raise ValueError(f"stride must be at least 1; got {stride}")
