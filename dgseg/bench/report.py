@@ -4,6 +4,7 @@ import dataclasses
 import os
 import platform
 import subprocess
+import textwrap
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def text(result: Result) -> str:
         if result.floor:
             ratio = result.floor / result.times[OURS].median
             lines.append(f"    {'floor':16}{_milliseconds(result.floor):>12}{'':24}{f'{ratio:.2f}x':>10}")
-            lines.append(f"    ({result.floor_words})")
+            lines += textwrap.wrap(f"({result.floor_words})", 116, initial_indent="    ", subsequent_indent="     ")
         for verdict in result.verdicts:
             reached = "not run" if verdict.reached is None else f"{verdict.reached:.2f}x"
             judged = {None: "-", True: "OK", False: "BELOW"}[verdict.ok]

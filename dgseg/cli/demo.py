@@ -117,8 +117,8 @@ def main(arguments: argparse.Namespace) -> int:
             prototype_ema_(bank, updates, features.detach(), small, bands, seed=arguments.seed, step=step)
         if step % 10 == 0 or step == arguments.steps - 1:
             print(
-                f"step {step:4}  cross-entropy {float(ube.loss.detach()):.4f}  contrast {float(contrast.detach()):.4f}  "
-                f"band entropy {float(ube.band_entropy):.4f}  {(time.perf_counter() - start) * 1e3:.0f} ms",
+                f"step {step:4}  cross-entropy {ube.loss.item():.4f}  contrast {contrast.item():.4f}  "
+                f"band entropy {ube.band_entropy.item():.4f}  {(time.perf_counter() - start) * 1e3:.0f} ms",
                 flush=True,
             )
 
