@@ -161,12 +161,12 @@ def test_equals_reference_on_anything(N, D, h, w, C, G, share, nested, layout, d
 def test_layouts(dtype):
     # Maps in every layout, and features in every layout, with and without a pixel left out.
     for share in (1.0, 0.3):
-        features, labels, bands, *bank, seen = case((2, 37, 21, 52, 5, 3), dtype=dtype, share=share)
+        features, labels, bands, *bank, seen = case((2, 19, 11, 37, 5, 3), dtype=dtype, share=share)
         for layout in layouts(features).values():
             assert_equals_reference(layout, labels, bands, *bank, seen=seen)
         for some_labels, some_bands in zip(layouts(labels).values(), layouts(bands).values(), strict=True):
             assert_equals_reference(features, some_labels, some_bands, *bank, seen=seen)
-    expanded = features[:1, :, :1, :1].expand(2, 37, 21, 52)  # all strides 0
+    expanded = features[:1, :, :1, :1].expand(2, 19, 11, 37)  # all strides 0
     assert_equals_reference(expanded, labels, bands, *bank)
 
 
@@ -268,8 +268,8 @@ def test_equal_bits_for_any_number_of_threads_and_every_run():
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_other_instruction_sets(isa):
     # The suite itself runs the best variant of this machine; the choice is made once per process.
-    names = "equals_reference_on_every_shape or test_layouts or zero_and_tiny or nan_inside"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", names]
+    names = "(every_shape and 0.3) or (test_layouts and (dtype0 or dtype3)) or zero_and_tiny or nan_inside"
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", __file__, "-k", names]
     done = subprocess.run(command, env=os.environ | {"DGSEG_ISA": isa}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
 
@@ -279,11 +279,10 @@ def test_triton_kernels_in_the_interpreter():
     # In its own process: Triton reads TRITON_INTERPRET when it is imported.
     pytest.importorskip("triton")
     file = __file__.replace(".py", "_triton.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file, "-k", "interpreter"]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", file, "-k", "interpreter"]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "passed" in done.stdout
+    assert done.returncode == 0, done.stdout[-3000:]  # no test selected is an error too
     assert "skipped" not in done.stdout
 
 

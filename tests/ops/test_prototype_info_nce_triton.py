@@ -142,7 +142,7 @@ def spilled_bytes(compiled, folder: Path) -> int:
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kernel", ["forward_kernel", "backward_kernel"])
 def test_compiles_without_spills(kernel, dtype, capability, tmp_path):
     compiled = compile_kernel(getattr(kernels, kernel), capability, dtype, 57)
@@ -150,6 +150,7 @@ def test_compiles_without_spills(kernel, dtype, capability, tmp_path):
     assert compiled.metadata.shared <= 99 * 1024  # two programs per multiprocessor
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
 @pytest.mark.parametrize(("dtype", "prototypes"), [(torch.float64, 57), (torch.float32, kernels.MOST_PROTOTYPES)])
 def test_compiles_the_extremes(dtype, prototypes):

@@ -259,12 +259,13 @@ def blocks(prototypes: int, dtype: torch.dtype) -> dict[str, int]:
         )
     K = max(16, triton.next_power_of_2(prototypes))
     P = 32 if dtype == torch.float64 else 64
+    three_products = dtype == torch.float32  # with 32 channels at a time they spill
     return {
         "BLOCK_K": K,
         "BLOCK_P": max(16, min(P, 8192 // K)),
-        "BLOCK_D": 32 if K <= 128 else 16,
+        "BLOCK_D": 16 if three_products or K > 128 else 32,
         "num_warps": 4 if K <= 64 else 8,
-        "num_stages": 3 if K <= 128 else 2,
+        "num_stages": 2 if K > 128 else 4 if three_products else 3,
     }
 
 
