@@ -75,9 +75,7 @@ def loss_and_gradient(function: Any, features: Tensor, *arguments: Tensor, **opt
 def assert_equals_reference(features: Tensor, *arguments: Tensor, temperature: float = 0.07, **options: Any) -> None:
     labels, bands, prototypes, weights = arguments
     with deterministic_and_poisoned():
-        loss, gradient = loss_and_gradient(
-            prototype_info_nce, features, *arguments, temperature=temperature, **options
-        )
+        loss, gradient = loss_and_gradient(prototype_info_nce, features, *arguments, temperature=temperature, **options)
     exact = (labels, bands, prototypes.double(), weights.double())
     expected, expected_gradient = loss_and_gradient(
         prototype_info_nce.reference, features.double(), *exact, temperature=temperature, **options
@@ -176,7 +174,9 @@ def test_labels_outside_bands_may_be_anything(dtype):
     labels = labels.to(dtype)
     expected = prototype_info_nce(features, labels, bands, *bank, seen=seen)
     for value in (200, 255) if dtype == torch.uint8 else (-1, -100, 255, 2**31 - 1, -(2**31)):
-        assert torch.equal(prototype_info_nce(features, labels.where(bands > 0, value), bands, *bank, seen=seen), expected)
+        assert torch.equal(
+            prototype_info_nce(features, labels.where(bands > 0, value), bands, *bank, seen=seen), expected
+        )
 
 
 def test_the_length_of_prototypes_does_not_matter():

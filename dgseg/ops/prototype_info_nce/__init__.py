@@ -68,7 +68,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(*tensors, log_sum_exp)
 
 
-@once_differentiable  # type: ignore[untyped-decorator]
+@once_differentiable
 def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     gradient = torch.ops.dgseg.prototype_info_nce_backward(grad, *ctx.saved_tensors, ctx.temperature, ctx.nested)
     return gradient, *([None] * 7)

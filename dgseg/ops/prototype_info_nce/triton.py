@@ -32,7 +32,19 @@ def _pixel_offsets(pixels_P, image, stride_image, stride_row, stride_column, wid
 
 
 @triton.jit
-def _terms(labels, bands, seen, map_offset, pixels_P, size, C, G, NESTED: tl.constexpr, SEEN: tl.constexpr, BLOCK_K: tl.constexpr):  # noqa: E501
+def _terms(
+    labels,
+    bands,
+    seen,
+    map_offset,
+    pixels_P,
+    size,
+    C,
+    G,
+    NESTED: tl.constexpr,
+    SEEN: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     """Which prototypes are seen [K], and which of them each pixel has a term with [K, P]; bad labels have none."""
     inside_P = pixels_P < size
     band_P = tl.load(bands + map_offset + pixels_P, mask=inside_P, other=0).to(tl.int32)
@@ -52,7 +64,20 @@ def _terms(labels, bands, seen, map_offset, pixels_P, size, C, G, NESTED: tl.con
 
 
 @triton.jit
-def _cosines(features, prototypes, offset_P, active_P, stride_channel, D, K, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr, COMPUTE: tl.constexpr):  # noqa: E501
+def _cosines(
+    features,
+    prototypes,
+    offset_P,
+    active_P,
+    stride_channel,
+    D,
+    K,
+    BLOCK_K: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
     """cosine [K, P], 1 / |f| [P] (and whether |f| is that), 1 / |p| [K]."""
     k = tl.arange(0, BLOCK_K)
     product_KP = tl.zeros((BLOCK_K, BLOCK_P), COMPUTE)
@@ -131,8 +156,19 @@ def forward_kernel(
     if count > 0:
         offset_P = _pixel_offsets(pixels_P, image, stride_image, stride_row, stride_column, width, DENSE)
         cosine_KP, _inverse_P, _turns_P, _inverse_K = _cosines(
-            features, prototypes, offset_P, count_P > 0, stride_channel, D, C * G, BLOCK_K, BLOCK_P, BLOCK_D, PRECISION, COMPUTE
-        )  # fmt: skip
+            features,
+            prototypes,
+            offset_P,
+            count_P > 0,
+            stride_channel,
+            D,
+            C * G,
+            BLOCK_K,
+            BLOCK_P,
+            BLOCK_D,
+            PRECISION,
+            COMPUTE,
+        )
         similarity_KP = cosine_KP * tl.load(scale)
         seen_KP = tl.where(seen_K[:, None], similarity_KP, float("-inf"))
         biggest_P = tl.max(seen_KP, 0)
@@ -196,8 +232,19 @@ def backward_kernel(
     if tl.max(active_P.to(tl.int32), 0) > 0:
         offset_P = _pixel_offsets(pixels_P, image, stride_image, stride_row, stride_column, width, DENSE)
         cosine_KP, inverse_P, turns_P, inverse_K = _cosines(
-            features, prototypes, offset_P, active_P, stride_channel, D, C * G, BLOCK_K, BLOCK_P, BLOCK_D, PRECISION, COMPUTE
-        )  # fmt: skip
+            features,
+            prototypes,
+            offset_P,
+            active_P,
+            stride_channel,
+            D,
+            C * G,
+            BLOCK_K,
+            BLOCK_P,
+            BLOCK_D,
+            PRECISION,
+            COMPUTE,
+        )
         k = tl.arange(0, BLOCK_K)
         factor = tl.load(scale)
         log_sum_P = tl.load(log_sum_exp + map_offset + pixels_P, mask=active_P, other=0)
@@ -254,7 +301,7 @@ def blocks(prototypes: int, dtype: torch.dtype) -> dict[str, int]:
     """Block sizes and warps for this many prototypes: the [K, P] tile is what fills the registers."""
     if prototypes > MOST_PROTOTYPES:
         raise ValueError(
-            f"prototypes hold {prototypes} vectors (classes × bands); the GPU kernel serves up to {MOST_PROTOTYPES}: "
+            f"prototypes hold {prototypes} vectors (classes x bands); the GPU kernel serves up to {MOST_PROTOTYPES}: "
             f"use fewer bands, or DGSEG_BACKEND=reference"
         )
     K = max(16, triton.next_power_of_2(prototypes))
