@@ -38,7 +38,7 @@ struct PrototypeInfoNceArgs {
 
   // forward
   double* loss_sum;
-  int64_t* count;      // number of terms
+  int64_t* count;       // number of terms
   BadLabel* bad_label;  // first label of a band pixel that is no class
   BadLabel* bad_band;   // first band beyond the bank's granularities
 

@@ -21,7 +21,9 @@ constexpr int kPanel = 2 * Lanes<T>::n;  // pixels per panel
 struct RowBlocks {
   int64_t blocks, smaller, larger_blocks;
   explicit RowBlocks(int64_t rows)
-      : blocks((rows + kRows - 1) / kRows), smaller(rows / (blocks ? blocks : 1)), larger_blocks(rows - smaller * blocks) {}
+      : blocks((rows + kRows - 1) / kRows),
+        smaller(rows / (blocks ? blocks : 1)),
+        larger_blocks(rows - smaller * blocks) {}
   int64_t begin(int64_t block) const { return block * smaller + (block < larger_blocks ? block : larger_blocks); }
   int64_t rows(int64_t block) const { return smaller + (block < larger_blocks); }
 };

@@ -49,7 +49,8 @@ struct Problem {
 
   explicit Problem(const Case& c_) : c(c_), seen(new bool[size_t(c_.C * c_.G)]) {
     const int64_t plane = c.H * c.W;
-    strides = c.channels_last ? FeatureStrides{c.D * plane, 1, c.W * c.D, c.D} : FeatureStrides{c.D * plane, plane, c.W, 1};
+    strides =
+        c.channels_last ? FeatureStrides{c.D * plane, 1, c.W * c.D, c.D} : FeatureStrides{c.D * plane, plane, c.W, 1};
     features.resize(size_t(c.N * c.D * plane));
     for (T& v : features) v = T(random_value());
     prototypes.resize(size_t(c.C * c.G * c.D));
@@ -102,7 +103,9 @@ struct Problem {
       for (int64_t d = 0; d < c.D; ++d)
         for (int64_t k = 0; k < K; ++k)
           result.gradient[at(n, d, pixel)] +=
-              slope[k] * (double(prototypes[k * c.D + d]) / lengths[k] - cosine[k] * double(features[at(n, d, pixel)]) / length) / length;
+              slope[k] *
+              (double(prototypes[k * c.D + d]) / lengths[k] - cosine[k] * double(features[at(n, d, pixel)]) / length) /
+              length;
     }
     return result;
   }
@@ -133,8 +136,8 @@ int failures = 0;
 void expect(bool good, const char* what, const Case& c) {
   if (good) return;
   ++failures;
-  std::printf("%s: [%ld, %ld, %ld, %ld] bank [%ld, %ld] channels_last %d all %d nested %d\n", what, long(c.N), long(c.D),
-              long(c.H), long(c.W), long(c.C), long(c.G), c.channels_last, c.all, c.nested);
+  std::printf("%s: [%ld, %ld, %ld, %ld] bank [%ld, %ld] channels_last %d all %d nested %d\n", what, long(c.N),
+              long(c.D), long(c.H), long(c.W), long(c.C), long(c.G), c.channels_last, c.all, c.nested);
 }
 
 template <class T>
@@ -148,7 +151,8 @@ void check(const Case& c) {
   double scale = 1, error = 0;  // a softmax over one prototype has no gradient: what is left of it is rounding
   for (double v : expected.gradient) scale = std::fmax(scale, std::fabs(v));
   for (size_t i = 0; i < actual.gradient.size(); ++i)
-    error = std::isnan(actual.gradient[i]) ? INFINITY : std::fmax(error, std::fabs(actual.gradient[i] - expected.gradient[i]));
+    error = std::isnan(actual.gradient[i]) ? INFINITY
+                                           : std::fmax(error, std::fabs(actual.gradient[i] - expected.gradient[i]));
   expect(error <= tolerance * scale, "gradient", c);
   expect(bad_label.image < 0 && bad_band.image < 0, "good labels were called bad", c);
   const Result again = problem.kernel(threads, bad_label, bad_band);
@@ -172,8 +176,9 @@ int main() {
   for (bool channels_last : {false, true})
     for (bool all : {false, true})
       for (bool nested : {false, true})
-        for (Case c : {Case{1, 2, 1, 1, 1, 1, false, false, false}, Case{2, 5, 3, 7, 3, 2, false, false, false},
-                       Case{1, 40, 8, 32, 13, 1, false, false, false}, Case{2, 33, 29, 41, 19, 3, false, false, false}}) {
+        for (Case c :
+             {Case{1, 2, 1, 1, 1, 1, false, false, false}, Case{2, 5, 3, 7, 3, 2, false, false, false},
+              Case{1, 40, 8, 32, 13, 1, false, false, false}, Case{2, 33, 29, 41, 19, 3, false, false, false}}) {
           c.channels_last = channels_last, c.all = all, c.nested = nested;
           check<float>(c);
           check<double>(c);

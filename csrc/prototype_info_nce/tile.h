@@ -53,6 +53,7 @@ DGSEG_INLINE __m512 load_lanes(const Half* from, __mmask16 lanes) {
 template <class T>
 class Tile {
   static constexpr int n = Lanes<T>::n;
+  static constexpr int64_t kAhead = 4;  // planes
 
  public:
   // About 256 KB, so that a tile and the packed bank stay in a second-level cache.
@@ -127,6 +128,7 @@ class Tile {
     for (int64_t channel = 0; channel < channels_; ++channel) {
       const S* plane = image + channel * channel_stride;
       const T* row = row_.get();
+      if (channel + kAhead < channels_) prefetch(plane + kAhead * channel_stride, run, pieces, count);
       if (!run)
         gather(plane, pieces, count);
       else if (std::is_same_v<S, T> && in_place)
@@ -140,6 +142,15 @@ class Tile {
         store(half_panel(vector) + channel * kPanel<T>, values);
       }
     }
+  }
+
+  // A run is too short for the processor to see it coming.
+  template <class S>
+  void prefetch(const S* plane, bool run, int64_t pieces, int64_t count) const {
+    constexpr int64_t line = 64 / int64_t(sizeof(S));
+    if (run)
+      for (int64_t i = 0; i < count; i += line) __builtin_prefetch(plane + offsets_[0] + i);
+    for (int64_t i = 0; i < pieces; ++i) __builtin_prefetch(plane + pieces_[i].offset);
   }
 
   int64_t cut_into_pieces(int64_t count) {

@@ -1,7 +1,8 @@
 #include "../common/torch.h"
-#include "kernel.h"
 
 #include <tuple>
+
+#include "kernel.h"
 
 namespace dgseg {
 namespace {
@@ -66,8 +67,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& features, const Tensor&
   Arguments arguments(features, labels, bands, prototypes, weights, seen, temperature, nested);
   PrototypeInfoNceArgs& args = arguments.args;
   const auto device = features.device();
-  Tensor log_sum_exp = torch::stable::empty({args.images, args.height, args.width}, compute_type(features), std::nullopt,
-                                            device);
+  Tensor log_sum_exp =
+      torch::stable::empty({args.images, args.height, args.width}, compute_type(features), std::nullopt, device);
   Tensor count = torch::stable::empty({}, ScalarType::Long, std::nullopt, device);
   Tensor loss_sum = torch::stable::empty({}, ScalarType::Double, std::nullopt, device);
   BadLabel bad_label, bad_band;
@@ -79,9 +80,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& features, const Tensor&
   DGSEG_PICK(prototype_info_nce_forward)(args, torch_parallel());
   // Worded like dgseg.ops.prototype_info_nce.reference.
   STD_TORCH_CHECK(bad_label.image < 0, "labels hold ", bad_label.value, " at batch index ", bad_label.image,
-                  " where bands > 0; valid there: 0 to ", args.classes - 1, ": set bands to 0 where labels are ignored");
-  STD_TORCH_CHECK(bad_band.image < 0, "bands hold ", bad_band.value, " at batch index ", bad_band.image, "; prototypes have ",
-                  args.granularities, " per class, so bands must be 0 to ", args.granularities);
+                  " where bands > 0; valid there: 0 to ", args.classes - 1,
+                  ": set bands to 0 where labels are ignored");
+  STD_TORCH_CHECK(bad_band.image < 0, "bands hold ", bad_band.value, " at batch index ", bad_band.image,
+                  "; prototypes have ", args.granularities, " per class, so bands must be 0 to ", args.granularities);
   return {torch::stable::to(loss_sum, compute_type(features)), count, log_sum_exp};
 }
 
