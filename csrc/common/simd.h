@@ -251,17 +251,15 @@ DGSEG_INLINE void load_row(T* __restrict to, const S* __restrict from, int64_t s
   else
     for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i * stride]);
 }
-template <class T>
-DGSEG_INLINE void store_row(T* __restrict to, int64_t stride, const T* __restrict from, int64_t count) {
-  if (stride == 1)
+template <class S, class T>
+DGSEG_INLINE void store_row(S* __restrict to, int64_t stride, const T* __restrict from, int64_t count) {
+  if constexpr (sizeof(S) < sizeof(T)) {
+    for (int64_t i = 0; i < count; ++i) to[i * stride] = from_float<S>(from[i]);
+  } else if (stride == 1) {
     copy_row(to, from, count);
-  else
+  } else {
     for (int64_t i = 0; i < count; ++i) to[i * stride] = from[i];
-}
-template <class S>
-  requires(sizeof(S) == 2)
-DGSEG_INLINE void store_row(S* __restrict to, int64_t stride, const float* __restrict from, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i * stride] = from_float<S>(from[i]);
+  }
 }
 
 // Labels of any integer type as int32: ignored stays recognisable as -1, anything outside [0, classes) becomes -2.

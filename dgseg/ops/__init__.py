@@ -4,5 +4,12 @@ from dgseg.ops._backends import backends
 from dgseg.ops.boundary_bands import boundary_bands
 from dgseg.ops.entropy_weighted_cross_entropy import entropy_weighted_cross_entropy
 from dgseg.ops.prototype_ema import prototype_ema_
+from dgseg.ops.prototype_info_nce import prototype_info_nce
 
-__all__ = ["backends", "boundary_bands", "entropy_weighted_cross_entropy", "prototype_ema_"]
+__all__ = [
+    "backends",
+    "boundary_bands",
+    "entropy_weighted_cross_entropy",
+    "prototype_ema_",
+    "prototype_info_nce",
+]
