@@ -93,7 +93,7 @@ void forward_panel(const Call<T>& call, const T* panel, const T* squares, const 
     f biggest = load(column) * scale;
     for (int64_t k = 1; k < K; ++k) biggest = larger(biggest, load(column + k * kPanel<T>) * scale);
     f sum{};
-    for (int64_t k = 0; k < K; ++k) sum += exponential(load(column + k * kPanel<T>) * scale - biggest);
+    for (int64_t k = 0; k < K; ++k) sum += exponential<T>(load(column + k * kPanel<T>) * scale - biggest);
     store(log_sums + v * n, biggest + logarithm(sum));
   }
   for (int64_t i = 0; i < count; ++i) {
@@ -129,7 +129,7 @@ void backward_panel(const Call<T>& call, T* panel, const T* squares, const int64
     f dot = load(along + v * n);
     for (int64_t k = 0; k < K; ++k) {
       const f cosine = load(column + k * kPanel<T>);
-      const f slope = sums * exponential(cosine * scale - shift);
+      const f slope = sums * exponential<T>(cosine * scale - shift);
       dot += slope * cosine;
       store(column + k * kPanel<T>, slope);
     }

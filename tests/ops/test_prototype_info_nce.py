@@ -250,6 +250,18 @@ def test_backward_twice_and_no_grad():
         assert torch.equal(prototype_info_nce(features, *rest, seen=seen), loss.detach())
 
 
+def test_the_bank_may_move_before_the_backward():
+    # Training takes the loss, moves the bank in place (prototype_ema_), and only then goes backward.
+    features, labels, bands, prototypes, *rest, seen = case((2, 16, 9, 40, 4, 2))
+    _, expected = loss_and_gradient(prototype_info_nce, features, labels, bands, prototypes, *rest, seen=seen)
+    for function in (prototype_info_nce, prototype_info_nce.reference):
+        leaf, bank = features.clone().requires_grad_(), prototypes.clone()
+        loss = function(leaf, labels, bands, bank, *rest, seen=seen)
+        bank.mul_(-3).add_(1)
+        (gradient,) = torch.autograd.grad(loss * 1000, leaf)
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_equal_bits_for_any_number_of_threads_and_every_run():
     *arguments, seen = case((3, 64, 50, 70, 19, 3), share=0.5)
     expected = loss_and_gradient(prototype_info_nce, *arguments, seen=seen)

@@ -157,7 +157,8 @@ def prototype_info_nce(
         )
     if features.is_cuda and _backends.debug():
         check_values(labels, bands, prototypes.shape[0], prototypes.shape[1])
+    # A copy of the bank, because prototype_ema_ moves it in place before the backward needs it again.
     loss_sum, count, _ = torch.ops.dgseg.prototype_info_nce_forward(
-        features, labels, bands, prototypes, weights, seen, temperature, nested
+        features, labels, bands, prototypes.clone(), weights, seen, temperature, nested
     )
     return mean_over_ranks(loss_sum, count, group)
