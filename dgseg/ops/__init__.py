@@ -2,5 +2,6 @@
 
 from dgseg.ops._backends import backends
 from dgseg.ops.boundary_bands import boundary_bands
+from dgseg.ops.segmentation_counts import segmentation_counts
 
-__all__ = ["backends", "boundary_bands"]
+__all__ = ["backends", "boundary_bands", "segmentation_counts"]
