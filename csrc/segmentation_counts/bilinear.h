@@ -5,11 +5,7 @@
 #pragma once
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define DGSEG_PHASE __host__ __device__ __forceinline__
-#else
-#define DGSEG_PHASE inline
-#endif
+#include "../common/cuda_phases.h"
 
 namespace dgseg {
 namespace {

@@ -371,6 +371,8 @@ void run_tasks(int64_t begin, int64_t end, void* context) {
   SourceRow<T> even(a.classes, job.pitch), odd(a.classes, job.pitch);
   Scratch<T> common(job.pitch);
   Scratch<int32_t> truth(job.block), predictions(kRows * job.block);
+  // Counting reads whole vectors: beyond the last column there must be some class.
+  std::memset(predictions.get(), 0, size_t(kRows * job.block) * sizeof(int32_t));
 
   for (int64_t task = begin; task < end; ++task) {
     const int64_t image = task / job.tasks, y0 = task % job.tasks * job.rows;
