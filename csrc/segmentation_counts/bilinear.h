@@ -1,7 +1,8 @@
 // Where bilinear upsampling (align_corners=False) reads, in whole numbers. Shared by the CPU and the CUDA kernel.
 //
 // Output i of `out` looks at source coordinate (i + 1/2) * in / out - 1/2 = ((2i + 1) * in - out) / (2 * out), cut off
-// at 0: the neighbours are `index` and the next one (the last row or column is its own neighbour).
+// at 0: the neighbours are `index` and the next one. The last row or column is its own neighbour, and so is every one
+// in a direction that is not resized: as in torch, which shows where values are infinite.
 #pragma once
 #include <cstdint>
 

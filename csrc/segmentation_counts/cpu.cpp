@@ -103,12 +103,13 @@ template <class T>
 struct Columns {
   static constexpr int n = Lanes<T>::n;
   int64_t vectors;
+  int64_t next;  // how far the right neighbour is: 0 where columns are not resized
   Scratch<int64_t> start;                       // [vectors]
   Scratch<typename Lanes<T>::integer> lane;     // [vectors * n]
   Scratch<T> weight;                            // [vectors * n], of the right neighbour
 
   Columns(int64_t in, int64_t out)
-      : vectors(round_up(out, kBlockMultiple) / n), start(vectors), lane(vectors * n), weight(vectors * n) {
+      : vectors(round_up(out, kBlockMultiple) / n), next(in < out), start(vectors), lane(vectors * n), weight(vectors * n) {
     for (int64_t v = 0; v < vectors; ++v)
       for (int64_t l = 0; l < n; ++l) {
         const int64_t x = v * n + l;
@@ -223,7 +224,7 @@ void predict_between(const Columns<T>& columns, const Pair<T>& pair, int64_t cla
     for (int64_t c = 0; c < classes; ++c, top += pitch, bottom += pitch) {
       const i number = i{} + typename Lanes<T>::integer(c);
       f above = pick(top, lanes), below = pick(bottom, lanes);
-      const f above_next = pick(top + 1, lanes), below_next = pick(bottom + 1, lanes);
+      const f above_next = pick(top + columns.next, lanes), below_next = pick(bottom + columns.next, lanes);
       if constexpr (Tame) {
         above = above + right * (above_next - above);
         below = below + right * (below_next - below);
@@ -405,7 +406,7 @@ void run_tasks(int64_t begin, int64_t end, void* context) {
             weight[rows] = T(s.numerator) / T(2 * a.label_height);
           }
           const SourceRow<T>& top = fetch(i);
-          const SourceRow<T>& bottom = fetch(i + 1 < a.height ? i + 1 : i);
+          const SourceRow<T>& bottom = fetch(i + 1 < a.height && a.height < a.label_height ? i + 1 : i);
           const bool tame = top.tame && bottom.tame;
           if (job.shortcuts && tame && common_row != i) {
             common_leaders(top, bottom, job.pitch, common.get());

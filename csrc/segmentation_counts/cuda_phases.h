@@ -120,8 +120,9 @@ DGSEG_PHASE void count_between(const CountsOnDevice& a, uint32_t* histogram, int
   using T = typename Computed<S>::type;
   const Source column = source(x, a.width, a.label_width);
   const T right = T(column.numerator) / T(2 * a.label_width);
-  const int64_t next_column = column.index + 1 < a.width ? a.logits_column : 0;
-  const int64_t next_row = i + 1 < a.height ? a.logits_row : 0;
+  // A direction that is not resized has no neighbour, and the last row or column is its own.
+  const int64_t next_column = column.index + 1 < a.width && a.width < a.label_width ? a.logits_column : 0;
+  const int64_t next_row = i + 1 < a.height && a.height < a.label_height ? a.logits_row : 0;
   const S* corner = static_cast<const S*>(a.logits) + image * a.logits_image + i * a.logits_row + column.index * a.logits_column;
   const int64_t end = i + 1 < a.height ? first_output(i + 1, a.height, a.label_height) : a.label_height;
   for (int64_t y = first_output(i, a.height, a.label_height); y < end; y += R) {

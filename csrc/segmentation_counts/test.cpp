@@ -41,7 +41,8 @@ double upsampled(const Case& c, const std::vector<double>& logits, int64_t n, in
   if (c.h == c.H && c.w == c.W) return logit(c, logits, n, k, y, x);
   const double v = std::fmax(0, (double(y) + .5) * double(c.h) / double(c.H) - .5);
   const double u = std::fmax(0, (double(x) + .5) * double(c.w) / double(c.W) - .5);
-  const int64_t i = int64_t(v), j = int64_t(u), below = i + (i + 1 < c.h), right = j + (j + 1 < c.w);
+  const int64_t i = int64_t(v), j = int64_t(u), below = i + (i + 1 < c.h && c.h < c.H),
+                right = j + (j + 1 < c.w && c.w < c.W);
   const double low = v - double(i), far = u - double(j);
   auto across = [&](int64_t row) {
     return (1 - far) * logit(c, logits, n, k, row, j) + far * logit(c, logits, n, k, row, right);
@@ -199,7 +200,9 @@ int main() {
       {1, 7, 4, 260, 16, 1040, false}, // several blocks, each with its seam
       {1, 3, 12, 12, 16, 16, false},   // 4/3: not a whole ratio, yet exact (eighths)
       {2, 6, 7, 9, 7, 9, true},        // NaN and infinities, at label size
-      {2, 6, 8, 8, 32, 32, true},      // and upsampled
+      {2, 6, 8, 8, 32, 32, true},      // upsampled
+      {2, 6, 8, 8, 8, 32, true},       // in one direction: the other has no neighbours
+      {2, 6, 8, 8, 16, 8, true},       // the other way round
   };
   for (const Case& c : cases)
     for (bool channels_last : {false, true}) {
