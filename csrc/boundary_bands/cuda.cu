@@ -6,12 +6,13 @@
 namespace dgseg {
 namespace {
 
-constexpr int kResident = 4;  // blocks that shared memory leaves room for at radius 4 and more
+constexpr int kResident = 4;  // blocks that shared memory leaves room for at radii (1, 2, 4)
 constexpr int kBlocksPerMultiprocessor = 16;
 
+template <class L, bool Dense>
 __global__ void __launch_bounds__(kBandThreads, kResident) tile_kernel(BandsOnDevice a) {
   extern __shared__ uint32_t shared[];
-  band_tile(BlockOnDevice{}, a, shared);
+  band_tile<L, Dense>(BlockOnDevice{}, a, shared);
 }
 
 __global__ void range_kernel(BandsOnDevice a, Ranges ranges, int64_t pixels, int64_t before, int64_t radius) {
@@ -24,19 +25,29 @@ __global__ void mark_kernel(BandsOnDevice a, Ranges ranges, int64_t pixels, int6
     mark_band(a, ranges, pixel, radius, band);
 }
 
+template <class L, bool Dense>
+void launch_tiles(const BandsOnDevice& a, cudaStream_t stream) {
+  const int shared = int(Tile::words(a) * int64_t(sizeof(uint32_t)));
+  check_cuda(cudaFuncSetAttribute(tile_kernel<L, Dense>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+             "cudaFuncSetAttribute");
+  tile_kernel<L, Dense><<<unsigned(a.tiles), kBandThreads, size_t(shared), stream>>>(a);
+  check_cuda(cudaGetLastError(), "boundary_bands");
+}
+
+template <class L>
 void launch_tiles(BandsOnDevice a, int64_t images, const std::vector<int64_t>& radii, cudaStream_t stream) {
   a.bands = int(radii.size());
   for (int band = 0; band < a.bands; ++band) a.radii[band] = int(radii[size_t(band)]);
   cut_into_tiles(a, images);
   STD_TORCH_CHECK(a.tiles <= INT32_MAX, "boundary_bands: too many pixels for one call; split the batch");
-  const int shared = int(Tile::words(a.radii[a.bands - 1], a.bands) * int64_t(sizeof(uint32_t)));
-  check_cuda(cudaFuncSetAttribute(tile_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "cudaFuncSetAttribute");
-  tile_kernel<<<unsigned(a.tiles), kBandThreads, size_t(shared), stream>>>(a);
-  check_cuda(cudaGetLastError(), "boundary_bands");
+  if (a.dense())
+    launch_tiles<L, true>(a, stream);
+  else
+    launch_tiles<L, false>(a, stream);
 }
 
 void launch_ranges(const BandsOnDevice& a, const Tensor& labels, const std::vector<int64_t>& radii, cudaStream_t stream) {
-  const int64_t N = labels.size(0), pixels = N * a.height * a.width;
+  const int64_t N = labels.size(0), pixels = N * a.height * int64_t(a.width);
   Tensor memory = torch::stable::empty({2, pixels}, ScalarType::Long, std::nullopt, labels.device());
   int64_t* values = static_cast<int64_t*>(memory.mutable_data_ptr());
   const Ranges ranges{values, values + pixels};
@@ -44,7 +55,7 @@ void launch_ranges(const BandsOnDevice& a, const Tensor& labels, const std::vect
   int64_t before = -1;
   for (size_t band = 0; band < radii.size(); ++band) {
     // A window larger than the image sees no more than the image.
-    const int64_t radius = radii[band] < a.width + a.height ? radii[band] : a.width + a.height;
+    const int64_t whole = int64_t(a.width) + a.height, radius = radii[band] < whole ? radii[band] : whole;
     range_kernel<<<blocks, kBandThreads, 0, stream>>>(a, ranges, pixels, before, radius);
     mark_kernel<<<blocks, kBandThreads, 0, stream>>>(a, ranges, pixels, radius, int(band));
     before = radius;
@@ -69,14 +80,22 @@ Tensor boundary_bands_cuda(const Tensor& labels, std::vector<int64_t> radii, int
   const torch::stable::accelerator::DeviceGuard guard(labels.get_device_index());
   Tensor out = torch::stable::empty({N, h, w}, ScalarType::Byte, std::nullopt, labels.device());
   if (N * h * w == 0) return out;
+  STD_TORCH_CHECK(h <= INT32_MAX / 2 && w <= INT32_MAX / 2, "boundary_bands: an image side of more than 2^30 pixels");
+  const Sampling rows = size ? Sampling{H / h, H % h, h} : Sampling{stride, 0, h};
+  const Sampling columns = size ? Sampling{W / w, W % w, w} : Sampling{stride, 0, w};
   const BandsOnDevice a{labels.const_data_ptr(), label_type(labels), labels.stride(0), labels.stride(1), labels.stride(2),
-                        H, W, stride, size.has_value(), h, w, ignore_index,
-                        static_cast<uint8_t*>(out.mutable_data_ptr()), 0, {}, 0, 0, 0};
+                        0, rows, columns, ignore_index, 0, static_cast<uint8_t*>(out.mutable_data_ptr()),
+                        int(h), int(w), 0, {}, 0, 0, 0, 0, 0};
   const cudaStream_t stream = current_stream(labels);
-  if (tile_holds(radii.data(), int(radii.size())))
-    launch_tiles(a, N, radii, stream);
-  else
+  if (!tile_holds(radii.data(), int(radii.size()))) {
     launch_ranges(a, labels, radii, stream);
+    return out;
+  }
+  switch (a.type) {
+    case LabelType::u8: launch_tiles<uint8_t>(a, N, radii, stream); break;
+    case LabelType::i32: launch_tiles<int32_t>(a, N, radii, stream); break;
+    case LabelType::i64: launch_tiles<int64_t>(a, N, radii, stream); break;
+  }
   return out;
 }
 

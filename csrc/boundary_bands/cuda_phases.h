@@ -3,55 +3,65 @@
 // Must move: one read of the labels, one write of the bands: 2 bytes a pixel for uint8, so about 15 instructions a
 // pixel are all that a Hopper multiprocessor has time for. Everything therefore happens on words of 32 pixels.
 //
-// A block does a tile of kTileRows x 32 * kTileWords pixels with a halo of R rows and one word. Labels are transposed
-// into bit planes (plane b: bit b of 32 labels). From these come, per word, the pairs of valid neighbours that differ;
-// windows without ignored pixels hold two classes exactly when they hold such a pair, and grow by shifting and OR-ing
-// as in cpu.cpp. Words with ignored pixels within reach are decided plane by plane: a window holds two classes exactly
-// when some plane has both a 0 and a 1 among the window's valid pixels. Wide labels take one round per byte in use.
+// A block does a tile of up to 64 x 512 pixels with a halo of R rows and one word on each side. Labels are transposed
+// into bit planes (plane b: bit b of 32 labels), and every thread walks down a column of words, so that neighbouring
+// pairs of valid labels that differ come out of registers. Windows without ignored pixels hold two classes exactly when
+// they hold such a pair, and grow by shifting and OR-ing as in cpu.cpp. Where ignored pixels are within reach, planes
+// decide: a window holds two classes exactly when some plane has both a 0 and a 1 among the window's valid pixels.
+// Wide labels take one round per byte in use.
 //
 // Radii beyond kTileRadius, or more than kTileBands of them, take two passes through memory instead: running minima and
 // maxima along rows, then along columns.
 //
 // Legend: R largest radius; p position of a word in the tile with halo, row * kPitch + column; bit i of a word is the
-// pixel x + i.
+// pixel x + i. What a word sees beyond the tile's halo is arbitrary: it stays within R + 1 < 32 pixels of the halo's rim.
 #pragma once
+#include <type_traits>
+
 #include "../common/cuda_phases.h"
 
 namespace dgseg {
 namespace {
 
-constexpr int kBandThreads = 256;
-constexpr int kTileWords = 16, kTileRows = 32;
+constexpr int kTileWords = 16;
 constexpr int kPitch = kTileWords + 2;
+constexpr int kStrips = 12;  // runs of rows that the threads of one column of words share
+constexpr int kBandThreads = 224;  // kPitch * kStrips, in whole warps
 constexpr int kTileRadius = 16;
 constexpr int kTileBands = 6;
 constexpr int kPlanes = 8;
-constexpr int kInterior = kTileRows * kTileWords;
+constexpr int kPlanesAtOnce = 4;
+constexpr uint32_t kNoByte = 256;
+
+// Which source rows (or columns) are sampled: floor(i * in / out), or i * stride, as whole * i + floor(part * i / out).
+struct Sampling {
+  int64_t whole, part, out;
+
+  DGSEG_PHASE int64_t operator()(int64_t i) const { return whole * i + (part ? part * i / out : 0); }
+  DGSEG_PHASE bool everything() const { return whole == 1 && part == 0; }
+};
 
 // What the blocks of one launch share.
 struct BandsOnDevice {
   const void* labels;
   LabelType type;
   int64_t stride_image, stride_row, stride_column;
-  int64_t in_height, in_width;
-  int64_t step;     // labels are sampled at i * step, or
-  bool by_size;     // at floor(i * in_height / height)
-  int64_t height, width;
+  int64_t row_step;  // from one sampled row to the next, if rows.part is 0
+  Sampling rows, columns;
   int64_t ignore_index;
+  uint32_t ignored_byte;  // ignore_index where a byte can hold it, kNoByte where not
   uint8_t* out;  // [images, height, width], contiguous
+  int height, width;
   int bands;
   int radii[kTileBands];
-  int64_t tiles_across, tiles_down, tiles;
+  int tile_rows;
+  int strip_rows;  // that a thread walks down
+  int tiles_across, tiles_down;
+  int64_t tiles;
 
-  DGSEG_PHASE int64_t source_row(int64_t y) const { return by_size ? y * in_height / height : y * step; }
-  DGSEG_PHASE int64_t source_column(int64_t x) const { return by_size ? x * in_width / width : x * step; }
-  DGSEG_PHASE int64_t label_offset(int64_t image, int64_t y) const {
-    return image * stride_image + source_row(y) * stride_row;
-  }
-  DGSEG_PHASE int64_t column_offset(int64_t x) const { return source_column(x) * stride_column; }
-  DGSEG_PHASE bool dense() const {
-    return stride_column == 1 && (by_size ? in_width == width : step == 1);
-  }
+  DGSEG_PHASE int64_t label_offset(int64_t image, int64_t y) const { return image * stride_image + rows(y) * stride_row; }
+  DGSEG_PHASE int64_t column_offset(int64_t x) const { return columns(x) * stride_column; }
+  DGSEG_PHASE bool dense() const { return stride_column == 1 && columns.everything(); }
 };
 
 // ---- 32 labels <-> bit planes -------------------------------------------------------------------------------------
@@ -78,9 +88,21 @@ DGSEG_PHASE void transpose_bytes(uint32_t& w0, uint32_t& w1, uint32_t& w2, uint3
   w3 = pick_bytes(high01, high23, 0x7632);
 }
 
+// Bits of a where the mask is set, of b elsewhere. Left to itself, nvcc makes two instructions of it.
+DGSEG_PHASE uint32_t choose(uint32_t mask, uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  uint32_t chosen;
+  asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(chosen) : "r"(mask), "r"(a), "r"(b));
+  return chosen;
+#else
+  return (a & mask) | (b & ~mask);
+#endif
+}
+
+// Exchanges the high part of a's fields with the low part of b's.
 template <int Shift>
-DGSEG_PHASE void swap_bits(uint32_t& a, uint32_t& b, uint32_t mask) {
-  const uint32_t low = (a & mask) | (b & mask) << Shift, high = (a >> Shift & mask) | (b & ~mask);
+DGSEG_PHASE void swap_bits(uint32_t& a, uint32_t& b, uint32_t low_part) {
+  const uint32_t low = choose(low_part, a, b << Shift), high = choose(low_part, a >> Shift, b);
   a = low;
   b = high;
 }
@@ -137,172 +159,234 @@ DGSEG_PHASE bool aligned(const void* pointer) { return reinterpret_cast<uintptr_
 
 struct Tile {
   const BandsOnDevice& a;
-  int radius, rows, area;  // of the tile with halo
-  int64_t image, y0, x0;
-  uint32_t* plane;  // [kPlanes][area]; later windows (two), then hits (one plane per band)
-  uint32_t* valid;  // [area] inside the image and not ignored
-  uint32_t* across;  // [area] bit i: this valid pixel and the valid one to its right differ
-  uint32_t* down;    // [area] bit i: this valid pixel and the valid one below differ
-  uint32_t* near_ignored;  // [kInterior] 1: an ignored pixel is within reach
-  uint32_t* counted;       // [bands][kInterior] hits of those words
-  uint32_t* flags;         // [3] some pixel is ignored; planes in use; bytes in use
+  int radius, rows, area, interior;  // rows and area with halo, interior words without
+  int64_t image;
+  int y0, x0;
+  uint32_t* valid;   // [area] inside the image and not ignored
+  uint32_t* across;  // [area] this valid pixel and the valid one to its right differ
+  uint32_t* down;    // [area] this valid pixel and the valid one below differ
+  uint32_t* buffer;  // [buffers][area] first label planes; then windows: two to grow in, one per band
+  uint32_t* counted;       // [bands][interior] hits where ignored pixels are within reach
+  uint32_t* near_ignored;  // [tile_rows] bit c: they are, for word c
+  uint32_t* flags;         // [3] some pixel is ignored; bytes in use; planes in use
 
-  static constexpr int64_t words(int radius, int bands) {
-    return int64_t(kTileRows + 2 * radius) * kPitch * (kPlanes + 3) + int64_t(kInterior) * (1 + bands) + 3;
+  DGSEG_PHASE static int buffers(int bands) { return bands + 2 > kPlanesAtOnce ? bands + 2 : kPlanesAtOnce; }
+  DGSEG_PHASE static int64_t words(const BandsOnDevice& a) {
+    const int64_t rows = a.tile_rows + 2 * a.radii[a.bands - 1];
+    return rows * kPitch * (3 + buffers(a.bands)) + int64_t(a.tile_rows) * (kTileWords * a.bands + 1) + 3;
   }
 
   DGSEG_PHASE Tile(const BandsOnDevice& args, int64_t tile, uint32_t* shared)
-      : a(args), radius(args.radii[args.bands - 1]), rows(kTileRows + 2 * radius), area(rows * kPitch) {
-    image = tile / (a.tiles_across * a.tiles_down);
-    y0 = tile / a.tiles_across % a.tiles_down * kTileRows;
-    x0 = tile % a.tiles_across * (32 * kTileWords);
-    plane = shared;
-    valid = plane + kPlanes * area;
+      : a(args),
+        radius(args.radii[args.bands - 1]),
+        rows(args.tile_rows + 2 * radius),
+        area(rows * kPitch),
+        interior(args.tile_rows * kTileWords) {
+    image = tile / (int64_t(a.tiles_across) * a.tiles_down);
+    const int within = int(tile % (int64_t(a.tiles_across) * a.tiles_down));
+    y0 = within / a.tiles_across * a.tile_rows;
+    x0 = within % a.tiles_across * (32 * kTileWords);
+    valid = shared;
     across = valid + area;
     down = across + area;
-    near_ignored = down + area;
-    counted = near_ignored + kInterior;
-    flags = counted + a.bands * kInterior;
+    buffer = down + area;
+    counted = buffer + buffers(a.bands) * area;
+    near_ignored = counted + a.bands * interior;
+    flags = near_ignored + a.tile_rows;
   }
 
-  DGSEG_PHASE uint32_t* window(int which) const { return plane + which * area; }
-  DGSEG_PHASE uint32_t* hits(int band) const { return plane + (2 + band) * area; }
+  DGSEG_PHASE uint32_t* growing(int which) const { return buffer + which * area; }
+  DGSEG_PHASE uint32_t* hits(int band) const { return buffer + (2 + band) * area; }
+  DGSEG_PHASE int column_x(int column) const { return x0 + 32 * (column - 1); }
 
   // Bits of the word at tile column `column` that lie inside the image; 0 outside its rows.
-  DGSEG_PHASE uint32_t inside(int row, int column) const {
-    const int64_t y = y0 - radius + row, x = x0 + 32 * (column - 1);
-    if (y < 0 || y >= a.height || x < 0 || x >= a.width) return 0;
-    return a.width - x >= 32 ? ~0u : (1u << (a.width - x)) - 1;
+  DGSEG_PHASE uint32_t inside(int row, int column) const { return has_row(row) ? inside_columns(column) : 0; }
+  DGSEG_PHASE bool has_row(int row) const { return unsigned(y0 - radius + row) < unsigned(a.height); }
+  DGSEG_PHASE uint32_t inside_columns(int column) const {
+    const int left = a.width - column_x(column);
+    if (left > a.width || left <= 0) return 0;
+    return left >= 32 ? ~0u : (1u << left) - 1;
   }
 
   DGSEG_PHASE void clear(int thread) const {
     if (thread < 3) flags[thread] = 0;
-    for (int p = thread; p < 2 * area; p += kBandThreads) across[p] = 0;  // and down
-    for (int i = thread; i < (1 + a.bands) * kInterior; i += kBandThreads) near_ignored[i] = 0;  // and counted
+    for (int i = thread; i < a.tile_rows; i += kBandThreads) near_ignored[i] = 0;
   }
 
   DGSEG_PHASE void raise_flag(int which, uint32_t bits) const {
-    // Most words have nothing new to say: no queue at one address.
+    // Most threads have nothing new to say: no queue at one address.
     if (bits & ~*static_cast<volatile uint32_t*>(flags + which)) or_atomically(flags + which, bits);
   }
 
-  // Byte `byte` of 32 labels, 4 a word; which of them are valid; which further bytes valid labels use.
+  // ---- labels ----
+
   template <class L>
-  DGSEG_PHASE void read_wide(const L* row, int64_t x, uint32_t within, int byte, uint32_t (&word)[8], uint32_t& good,
-                             uint32_t& further) const {
-    good = 0;
-    uint64_t used = 0;
-    const bool dense = a.dense();
-    const bool whole = dense && within == ~0u && aligned(row + x);
-    constexpr int kEach = 16 / sizeof(L) < 4 ? 16 / sizeof(L) : 4;  // labels of a 16-byte load, at most one word
+  DGSEG_PHASE const L* label_row(int row) const {
+    return static_cast<const L*>(a.labels) + a.label_offset(image, y0 - radius + row);
+  }
+
+  // One word of labels as they were read.
+  struct Labels {
+    uint32_t word[8];  // one byte of each label, in order; later planes
+    uint32_t within;   // which are inside the image
+    uint32_t good;     // which are valid too; bytes know only once they are planes
+    uint32_t used;     // which bytes valid labels use
+    uint32_t next;     // the byte of the valid pixel after the last, or kNoByte
+  };
+
+  // `from`: the row; `within`: which of its pixels from x on to read.
+  template <class L, bool Dense>
+  DGSEG_PHASE Labels read(const L* from, int x, uint32_t within, int byte) const {
+    Labels read = {};
+    read.within = read.good = within;
+    read.next = kNoByte;
+    if (!within) return read;
+    if (x + 32 < a.width) {
+      const L next = from[Dense ? x + 32 : a.column_offset(x + 32)];
+      const bool valid_next = sizeof(L) == 1 ? uint32_t(next) != a.ignored_byte : int64_t(next) != a.ignore_index;
+      if (valid_next) read.next = uint32_t(uint64_t(int64_t(next)) >> (8 * byte)) & 255;
+    }
+    if (sizeof(L) == 1 && Dense && read.within == ~0u && aligned(from + x)) {
+      DGSEG_UNROLL_ALL
+      for (int half = 0; half < 2; ++half) {
+        const Sixteen loaded = *reinterpret_cast<const Sixteen*>(from + x + 16 * half);
+        DGSEG_UNROLL_ALL
+        for (int i = 0; i < 4; ++i) read.word[4 * half + i] = loaded.word[i];
+      }
+      return read;
+    }
+    read_slowly<L, Dense>(from, x, byte, read);
+    return read;
+  }
+
+  template <class L, bool Dense>
+  DGSEG_PHASE void read_slowly(const L* from, int x, int byte, Labels& read) const {
+    using Unsigned = std::make_unsigned_t<L>;
+    const bool by_sixteen = Dense && sizeof(L) > 1 && read.within == ~0u && aligned(from + x);
+    constexpr int each = sizeof(L) == 8 ? 2 : 4;  // labels in 16 bytes, four at most
+    int64_t at = Dense ? x : a.columns(x), rest = Dense || !a.columns.part ? 0 : a.columns.part * x % a.columns.out;
+    uint32_t good = 0;
+    Unsigned used = 0;
     DGSEG_UNROLL_ALL
     for (int k = 0; k < 8; ++k) {
       L label[4] = {};
-      if (whole && sizeof(L) > 1) {
+      if (by_sixteen) {
         DGSEG_UNROLL_ALL
-        for (int part = 0; part < 4; part += kEach) {
-          const Sixteen loaded = *reinterpret_cast<const Sixteen*>(row + x + 4 * k + part);
+        for (int i = 0; i < 4; i += each) {
+          const Sixteen loaded = *reinterpret_cast<const Sixteen*>(from + x + 4 * k + i);
           DGSEG_UNROLL_ALL
-          for (int i = 0; i < kEach; ++i) {
-            if constexpr (sizeof(L) == 8)
-              label[part + i] = L(uint64_t(loaded.word[2 * i + 1]) << 32 | loaded.word[2 * i]);
-            else
-              label[part + i] = L(loaded.word[i]);
-          }
+          for (int j = 0; j < each; ++j)
+            label[i + j] = L(sizeof(L) == 8 ? uint64_t(loaded.word[(2 * j + 1) % 4]) << 32 | loaded.word[2 * j % 4]
+                                            : loaded.word[j]);
         }
       } else {
         DGSEG_UNROLL_ALL
-        for (int i = 0; i < 4; ++i)
-          if (within >> (4 * k + i) & 1) label[i] = row[dense ? x + 4 * k + i : a.column_offset(x + 4 * k + i)];
+        for (int i = 0; i < 4; ++i) {
+          if (read.within >> (4 * k + i) & 1) label[i] = from[Dense ? at : at * a.stride_column];
+          at += Dense ? 1 : a.columns.whole;
+          rest += Dense ? 0 : a.columns.part;
+          if (!Dense && rest >= a.columns.out) rest -= a.columns.out, ++at;
+        }
       }
-      word[k] = 0;
       DGSEG_UNROLL_ALL
       for (int i = 0; i < 4; ++i) {
-        if ((within >> (4 * k + i) & 1) == 0 || int64_t(label[i]) == a.ignore_index) continue;
-        const uint64_t bits = uint64_t(int64_t(label[i])) & (sizeof(L) == 8 ? ~0ull : sizeof(L) == 4 ? 0xffffffffull : 0xffull);
-        good |= 1u << (4 * k + i);
-        used |= bits;
-        word[k] |= uint32_t(bits >> (8 * byte) & 255) << (8 * i);
+        const uint32_t here = read.within & 1u << (4 * k + i);
+        if (!here || int64_t(label[i]) == a.ignore_index) {
+          // An ignored byte stays as it is: planes tell it from the others.
+          if (sizeof(L) == 1) read.word[k] |= uint32_t(label[i]) << (8 * i);
+          continue;
+        }
+        good |= here;
+        used |= Unsigned(label[i]);
+        read.word[k] |= uint32_t(Unsigned(label[i]) >> (8 * byte) & 255) << (8 * i);
       }
     }
-    further = 0;
+    if (sizeof(L) > 1) read.good = good;
     for (int i = 1; i < int(sizeof(L)); ++i)
-      if (used >> (8 * i) & 255) further |= 1u << i;
+      if (uint64_t(used) >> (8 * i) & 255) read.used |= 1u << i;
   }
 
-  DGSEG_PHASE void load(int thread, int byte) const {
-    for (int p = thread; p < area; p += kBandThreads) {
-      const int row = p / kPitch, column = p % kPitch;
-      const uint32_t within = inside(row, column);
-      uint32_t word[8] = {}, good = 0, further = 0;
-      if (within) {
-        const int64_t at = a.label_offset(image, y0 - radius + row), x = x0 + 32 * (column - 1);
-        if (a.type == LabelType::u8) {
-          const uint8_t* from = static_cast<const uint8_t*>(a.labels) + at;
-          if (within == ~0u && a.dense() && aligned(from + x)) {
-            DGSEG_UNROLL_ALL
-            for (int half = 0; half < 2; ++half) {
-              const Sixteen loaded = *reinterpret_cast<const Sixteen*>(from + x + 16 * half);
-              DGSEG_UNROLL_ALL
-              for (int i = 0; i < 4; ++i) word[4 * half + i] = loaded.word[i];
-            }
-          } else {
-            for (int i = 0; i < 32 && (within >> i & 1); ++i) {
-              const uint32_t label = from[a.column_offset(x + i)];
-              DGSEG_UNROLL_ALL
-              for (int k = 0; k < 8; ++k)  // a register array takes no running index
-                if (k == i / 4) word[k] |= label << (8 * (i % 4));
-            }
-          }
-        } else if (a.type == LabelType::i32) {
-          read_wide(static_cast<const int32_t*>(a.labels) + at, x, within, byte, word, good, further);
-        } else {
-          read_wide(static_cast<const int64_t*>(a.labels) + at, x, within, byte, word, good, further);
-        }
-        bytes_to_planes(word);
-        if (a.type == LabelType::u8) {
-          good = within;
-          if (a.ignore_index >= 0 && a.ignore_index <= 255) {
-            uint32_t differs = 0;
-            DGSEG_UNROLL_ALL
-            for (int b = 0; b < kPlanes; ++b) differs |= word[b] ^ (a.ignore_index >> b & 1 ? ~0u : 0u);
-            good &= differs;
-          }
-        }
-      }
-      uint32_t planes = 0;
+  // Turns read.word into planes. Bytes are held against the ignored one before: what differs still does, and an ignored
+  // label is 0 in all planes.
+  template <class L>
+  DGSEG_PHASE void make_planes(Labels& read) const {
+    const bool can_ignore = sizeof(L) == 1 && a.ignored_byte != kNoByte;
+    if (can_ignore) {
+      DGSEG_UNROLL_ALL
+      for (int k = 0; k < 8; ++k) read.word[k] ^= a.ignored_byte * 0x01010101u;
+    }
+    bytes_to_planes(read.word);
+    if (can_ignore) {
+      uint32_t differs = 0;
+      DGSEG_UNROLL_ALL
+      for (int b = 0; b < kPlanes; ++b) differs |= read.word[b];
+      read.good &= differs;
+    }
+  }
+
+  // Every thread walks down a column of words: a row's planes are compared with those of the row above it.
+  template <class L, bool Dense>
+  DGSEG_PHASE void find_pairs(int thread, int byte) const {
+    const int column = thread % kPitch, strip = thread / kPitch, first = strip * a.strip_rows;
+    const int end = first + a.strip_rows < rows ? first + a.strip_rows : rows;
+    if (strip >= kStrips || first >= end) return;
+    // Rows are a fixed step apart, but for sizes that do not divide each other.
+    const L* from = label_row<L>(first);
+    const uint32_t columns = inside_columns(column);
+    const int x = column_x(column);
+    uint32_t ignored = 0, used = 0;
+    Labels ahead = read<L, Dense>(from, x, has_row(first) ? columns : 0, byte), above = {};
+    DGSEG_UNROLL(2)  // so that rows change roles without being copied
+    for (int row = first; row <= end; ++row) {  // one more, for the last row's pairs with it
+      Labels here = ahead;
+      from = a.rows.part ? label_row<L>(row + 1) : from + a.row_step;
+      // The next row is on its way while this one is done.
+      if (row < end) ahead = read<L, Dense>(from, x, row + 1 < rows && has_row(row + 1) ? columns : 0, byte);
+      const uint32_t last = here.word[7] >> 24;
+      make_planes<L>(here);
+      uint32_t sideways = 0, downwards = 0;
       DGSEG_UNROLL_ALL
       for (int b = 0; b < kPlanes; ++b) {
-        const uint32_t bits = word[b] & good;
-        plane[b * area + p] = bits;
-        planes |= bits ? 1u << b : 0u;
+        sideways |= here.word[b] ^ here.word[b] >> 1;
+        downwards |= here.word[b] ^ above.word[b];
       }
-      valid[p] = good;
-      raise_flag(1, planes);
-      if (byte == 0) {
-        raise_flag(0, within & ~good ? 1u : 0u);
-        raise_flag(2, further);
+      const int p = row * kPitch + column;
+      if (row > first) {
+        const uint32_t found = downwards & here.good & above.good;
+        down[p - kPitch] = byte ? down[p - kPitch] | found : found;
       }
+      if (row < end) {
+        uint32_t found = sideways & here.good & here.good >> 1;  // bit 31 is 0 here: its neighbour is the next word's
+        if (here.next != kNoByte && here.next != last) found |= here.good & 0x80000000u;
+        across[p] = byte ? across[p] | found : found;
+        valid[p] = here.good;
+        ignored |= here.within & ~here.good;
+        used |= here.used;
+      }
+      above = here;
     }
+    if (byte) return;  // as in the first round
+    raise_flag(0, ignored ? 1u : 0u);
+    raise_flag(1, used);
   }
 
-  // Bit i = the pixel to the right of bit i.
-  DGSEG_PHASE static uint32_t from_right(uint32_t word, uint32_t right) { return word >> 1 | right << 31; }
+  // ---- where ignored pixels are within reach ----
 
-  DGSEG_PHASE void find_pairs(int thread) const {
-    const uint32_t planes = flags[1];
+  template <class L, bool Dense>
+  DGSEG_PHASE void store_planes(int thread, int byte, int half) const {
+    uint32_t in_use = 0;
     for (int p = thread; p < area; p += kBandThreads) {
-      const bool has_right = p % kPitch + 1 < kPitch, has_below = p + kPitch < area;
-      uint32_t sideways = 0, downwards = 0;
-      for (int b = 0; b < kPlanes; ++b) {
-        if ((planes >> b & 1) == 0) continue;  // 0 for all valid labels of the tile
-        const uint32_t* bits = plane + b * area + p;
-        sideways |= bits[0] ^ from_right(bits[0], has_right ? bits[1] : 0);
-        downwards |= bits[0] ^ (has_below ? bits[kPitch] : 0);
+      const int row = p / kPitch, column = p % kPitch;
+      Labels here = read<L, Dense>(label_row<L>(row), column_x(column), inside(row, column), byte);
+      make_planes<L>(here);
+      DGSEG_UNROLL_ALL
+      for (int b = 0; b < kPlanesAtOnce; ++b) {
+        const uint32_t bits = (half ? here.word[kPlanesAtOnce + b] : here.word[b]) & here.good;
+        buffer[b * area + p] = bits;
+        in_use |= bits ? 1u << (8 * half + b) : 0u;
       }
-      across[p] |= sideways & valid[p] & from_right(valid[p], has_right ? valid[p + 1] : 0);
-      down[p] |= downwards & valid[p] & (has_below ? valid[p + kPitch] : 0);
     }
+    raise_flag(2, in_use);
   }
 
   // OR of the word's bits moved by up to r to both sides; r <= 31.
@@ -317,18 +401,22 @@ struct Tile {
     return uint32_t(rightwards >> 32) | uint32_t(leftwards);
   }
 
-  // The words that ignored pixels can reach, plane by plane.
-  DGSEG_PHASE void count_planes(int thread) const {
-    const uint32_t planes = flags[1];
-    for (int i = thread; i < kInterior; i += kBandThreads) {
+  DGSEG_PHASE void count_planes(int thread, bool begin, int half) const {
+    const uint32_t in_use = flags[2] >> (8 * half);
+    for (int i = thread; i < interior; i += kBandThreads) {
       const int row = i / kTileWords + radius, column = i % kTileWords + 1;
-      uint32_t ignored = 0;
-      for (int y = row - radius; y <= row + radius; ++y)
-        for (int c = column - 1; c <= column + 1; ++c) ignored |= inside(y, c) & ~valid[y * kPitch + c];
-      if (!ignored) continue;
-      near_ignored[i] = 1;
-      for (int b = 0; b < kPlanes; ++b) {
-        if ((planes >> b & 1) == 0) continue;
+      if (begin) {
+        uint32_t ignored = 0;
+        for (int y = row - radius; y <= row + radius; ++y)
+          for (int c = column - 1; c <= column + 1; ++c) ignored |= inside(y, c) & ~valid[y * kPitch + c];
+        if (!ignored) continue;
+        or_atomically(near_ignored + i / kTileWords, 1u << i % kTileWords);
+        for (int band = 0; band < a.bands; ++band) counted[band * interior + i] = 0;
+      } else if ((near_ignored[i / kTileWords] >> i % kTileWords & 1) == 0) {
+        continue;
+      }
+      for (int b = 0; b < kPlanesAtOnce; ++b) {
+        if ((in_use >> b & 1) == 0) continue;  // 0 for all valid labels of the tile
         uint32_t ones[3] = {}, zeros[3] = {};
         int reach = -1;
         for (int band = 0; band < a.bands; ++band) {
@@ -338,72 +426,62 @@ struct Tile {
               const int p = (side ? row - reach : row + reach) * kPitch + column - 1;
               DGSEG_UNROLL_ALL
               for (int c = 0; c < 3; ++c) {
-                const uint32_t bits = plane[b * area + p + c];
+                const uint32_t bits = buffer[b * area + p + c];
                 ones[c] |= bits;
                 zeros[c] |= valid[p + c] & ~bits;
               }
             }
           }
-          counted[band * kInterior + i] |=
+          counted[band * interior + i] |=
               spread(ones[0], ones[1], ones[2], reach) & spread(zeros[0], zeros[1], zeros[2], reach);
         }
       }
     }
   }
 
-  DGSEG_PHASE void record(int p, int band, uint32_t found) const {
-    const int row = p / kPitch - radius, column = p % kPitch - 1;
-    if (row >= 0 && row < kTileRows && column >= 0 && column < kTileWords) hits(band)[row * kTileWords + column] = found;
-  }
+  // ---- windows ----
 
-  // Windows of radius 1 from pairs. A pair (x, x+1) lies in the windows of x and x+1, a vertical one at x in those of
-  // x-1, x, x+1. Rows whose windows leave the tile's halo are not needed. `band` < 0: no band has this radius.
-  DGSEG_PHASE void begin_windows(int thread, uint32_t* to, int band) const {
+  // Radius 1 from pairs. A pair (x, x+1) lies in the windows of x and x+1, a vertical one at x in those of x-1, x, x+1.
+  // Rows whose windows leave the halo are not needed.
+  DGSEG_PHASE void begin_windows(int thread, uint32_t* to) const {
     for (int p = thread + kPitch; p < area - kPitch; p += kBandThreads) {
-      const int column = p % kPitch;
-      uint32_t h[2] = {}, v[3] = {};  // left, here; and right for vertical pairs
-      DGSEG_UNROLL_ALL
-      for (int c = -1; c <= 1; ++c) {
-        if (column + c < 0 || column + c >= kPitch) continue;
-        if (c < 1) h[c + 1] = across[p + c - kPitch] | across[p + c] | across[p + c + kPitch];
-        v[c + 1] = down[p + c - kPitch] | down[p + c];
-      }
-      const uint32_t found = h[1] | h[1] << 1 | h[0] >> 31 | v[1] | v[1] << 1 | v[0] >> 31 | v[1] >> 1 | v[2] << 31;
-      to[p] = found;
-      if (band >= 0) record(p, band, found);
+      const uint32_t* up = across + p - kPitch;
+      const uint32_t* low = across + p + kPitch;
+      const uint32_t* pair = down + p;
+      const uint32_t h = across[p] | up[0] | low[0], h_left = across[p - 1] | up[-1] | low[-1];
+      const uint32_t v = pair[0] | pair[-kPitch], v_left = pair[-1] | pair[-1 - kPitch], v_right = pair[1] | pair[1 - kPitch];
+      to[p] = h | v | (h | v) << 1 | (h_left | v_left) >> 31 | v >> 1 | v_right << 31;
     }
   }
 
-  // Windows of radius r + s from windows of radius r >= s: four of them, at (+-s, +-s).
-  DGSEG_PHASE void grow_windows(int thread, const uint32_t* from, uint32_t* to, int r, int s, int band) const {
+  // Radius r + s from radius r >= s: four windows, at (+-s, +-s).
+  DGSEG_PHASE void grow_windows(int thread, const uint32_t* from, uint32_t* to, int r, int s) const {
     const int skipped = (r + s) * kPitch;
     for (int p = thread + skipped; p < area - skipped; p += kBandThreads) {
-      const int column = p % kPitch;
       const uint32_t* up = from + p - s * kPitch;
       const uint32_t* low = from + p + s * kPitch;
-      const uint32_t here = up[0] | low[0];
-      const uint32_t left = column > 0 ? up[-1] | low[-1] : 0, right = column + 1 < kPitch ? up[1] | low[1] : 0;
-      const uint32_t found = here << s | left >> (32 - s) | here >> s | right << (32 - s);
-      to[p] = found;
-      if (band >= 0) record(p, band, found);
+      const uint32_t here = up[0] | low[0], left = up[-1] | low[-1], right = up[1] | low[1];
+      to[p] = here << s | left >> (32 - s) | here >> s | right << (32 - s);
     }
   }
 
   DGSEG_PHASE void write(int thread) const {
-    for (int i = thread; i < kInterior; i += kBandThreads) {
-      const int64_t y = y0 + i / kTileWords, x = x0 + i % kTileWords * 32;
+    const bool some_ignored = flags[0];
+    for (int i = thread; i < interior; i += kBandThreads) {
+      const int tile_row = i / kTileWords, word_column = i % kTileWords;
+      const int y = y0 + tile_row, x = x0 + word_column * 32, p = (tile_row + radius) * kPitch + word_column + 1;
       if (y >= a.height || x >= a.width) continue;
-      uint32_t left = valid[(i / kTileWords + radius) * kPitch + i % kTileWords + 1], value[3] = {};
+      const bool by_planes = some_ignored && near_ignored[tile_row] >> word_column & 1;
+      uint32_t left = valid[p], value[3] = {};
       for (int band = 0; band < a.bands; ++band) {
-        const uint32_t found = (near_ignored[i] ? counted[band * kInterior + i] : hits(band)[i]) & left;
+        const uint32_t found = (by_planes ? counted[band * interior + i] : hits(band)[p]) & left;
         left &= ~found;
         DGSEG_UNROLL_ALL
-        for (int bit = 0; bit < 3; ++bit)
-          if ((band + 1) >> bit & 1) value[bit] |= found;
+        for (int bit = 0; bit < 3; ++bit) value[bit] |= (band + 1) >> bit & 1 ? found : 0u;
       }
       uint32_t word[8];
       planes_to_bytes(value[0], value[1], value[2], word);
-      uint8_t* out = a.out + (image * a.height + y) * a.width + x;
+      uint8_t* out = a.out + (image * a.height + y) * int64_t(a.width) + x;
       if (a.width - x >= 32 && aligned(out)) {
         DGSEG_UNROLL_ALL
         for (int half = 0; half < 2; ++half)
@@ -420,34 +498,44 @@ struct Tile {
 
 DGSEG_PHASE bool tile_holds(const int64_t* radii, int bands) { return bands <= kTileBands && radii[bands - 1] <= kTileRadius; }
 
+// Fills in all that follows from the rest.
 DGSEG_PHASE void cut_into_tiles(BandsOnDevice& a, int64_t images) {
+  a.row_step = a.rows.whole * a.stride_row;
+  a.ignored_byte = a.ignore_index >= 0 && a.ignore_index <= 255 ? uint32_t(a.ignore_index) : kNoByte;
+  a.tile_rows = a.radii[a.bands - 1] <= 4 ? 64 : 32;  // few rows of halo beside many of tile; shared memory ends it
+  a.strip_rows = (a.tile_rows + 2 * a.radii[a.bands - 1] + kStrips - 1) / kStrips;
   a.tiles_across = (a.width + 32 * kTileWords - 1) / (32 * kTileWords);
-  a.tiles_down = (a.height + kTileRows - 1) / kTileRows;
+  a.tiles_down = (a.height + a.tile_rows - 1) / a.tile_rows;
   a.tiles = images * a.tiles_across * a.tiles_down;
 }
 
-// One block: one tile.
-template <class Machine>
+// One block: one tile. L: what labels are stored in; Dense: a row's sampled labels lie side by side.
+template <class L, bool Dense, class Machine>
 DGSEG_PHASE void band_tile(const Machine& machine, const BandsOnDevice& a, uint32_t* shared) {
   const Tile tile(a, machine.block(), shared);
   machine.phase([&](int thread) { tile.clear(thread); });
-  for (int byte = 0; byte < 8; ++byte) {
-    if (byte > 0 && (tile.flags[2] >> byte & 1) == 0) continue;
-    machine.phase([&](int thread) { tile.load(thread, byte); });
-    machine.phase([&](int thread) { tile.find_pairs(thread); });
-    if (tile.flags[0]) machine.phase([&](int thread) { tile.count_planes(thread); });
+  for (int byte = 0; byte < int(sizeof(L)); ++byte) {
+    if (byte > 0 && (tile.flags[1] >> byte & 1) == 0) continue;
+    machine.phase([&](int thread) { tile.template find_pairs<L, Dense>(thread, byte); });
+    if (!tile.flags[0]) continue;
+    for (int half = 0; half < kPlanes / kPlanesAtOnce; ++half) {
+      machine.phase([&](int thread) { tile.template store_planes<L, Dense>(thread, byte, half); });
+      machine.phase([&](int thread) { tile.count_planes(thread, byte == 0 && half == 0, half); });
+    }
   }
-  int band = 0, which = 0, r = 1;
-  machine.phase([&](int thread) { tile.begin_windows(thread, tile.window(0), a.radii[0] == 1 ? 0 : -1); });
-  if (a.radii[0] == 1) ++band;
-  for (; band < a.bands; ++band)
+  // A radius that is a band's grows into that band's buffer, one on the way there into one of the other two.
+  const uint32_t* window = nullptr;
+  int r = 0, spare = 0;
+  for (int band = 0; band < a.bands; ++band)
     while (r < a.radii[band]) {
-      const int s = a.radii[band] - r < r ? a.radii[band] - r : r;
-      const int reached = r + s == a.radii[band] ? band : -1;
-      machine.phase([&](int thread) {
-        tile.grow_windows(thread, tile.window(which), tile.window(1 - which), r, s, reached);
-      });
-      which = 1 - which;
+      const int s = r == 0 ? 1 : a.radii[band] - r < r ? a.radii[band] - r : r;
+      uint32_t* to = r + s == a.radii[band] ? tile.hits(band) : tile.growing(spare);
+      if (r == 0)
+        machine.phase([&](int thread) { tile.begin_windows(thread, to); });
+      else
+        machine.phase([&](int thread) { tile.grow_windows(thread, window, to, r, s); });
+      window = to;
+      spare = 1 - spare;
       r += s;
     }
   machine.phase([&](int thread) { tile.write(thread); });

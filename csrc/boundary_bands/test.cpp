@@ -71,17 +71,23 @@ void compare(const Case& c, const char* what, int bytes, int64_t h, int64_t w, c
     }
 }
 
+template <class L>
 void on_device(BandsOnDevice a, const Case& c, bool tiles, bool backwards) {
   if (tiles) {
     a.bands = int(c.radii.size());
     for (int band = 0; band < a.bands; ++band) a.radii[band] = int(c.radii[size_t(band)]);
     cut_into_tiles(a, c.N);
-    std::vector<uint32_t> shared(size_t(Tile::words(a.radii[a.bands - 1], a.bands)), 0xdeadbeef);
-    for (int64_t tile = 0; tile < a.tiles; ++tile)
-      band_tile(BlockOnHost{kBandThreads, tile, a.tiles, backwards}, a, shared.data());
+    std::vector<uint32_t> shared(size_t(Tile::words(a)), 0xdeadbeef);
+    for (int64_t tile = 0; tile < a.tiles; ++tile) {
+      const BlockOnHost block{kBandThreads, tile, a.tiles, backwards};
+      if (a.dense())
+        band_tile<L, true>(block, a, shared.data());
+      else
+        band_tile<L, false>(block, a, shared.data());
+    }
     return;
   }
-  const int64_t pixels = c.N * a.height * a.width;
+  const int64_t pixels = c.N * a.height * int64_t(a.width);
   std::vector<int64_t> smallest(size_t(pixels), 77), largest(size_t(pixels), 77);
   const Ranges ranges{smallest.data(), largest.data()};
   int64_t before = -1;
@@ -134,8 +140,11 @@ void check(const Case& c, LabelType type, const std::vector<int64_t>& classes, b
       std::vector<uint8_t> out(expected.size() + 16, 99);
       uint8_t* to = out.data();
       while (reinterpret_cast<uintptr_t>(to) % 16) ++to;
-      const BandsOnDevice a{stored, type, c.H * pitch, pitch, column, c.H, c.W, c.stride, c.h > 0, h, w, c.ignore, to, 0, {}, 0, 0, 0};
-      on_device(a, c, tiles, backwards);
+      const Sampling in_rows = c.h ? Sampling{c.H / h, c.H % h, h} : Sampling{c.stride, 0, h};
+      const Sampling in_columns = c.h ? Sampling{c.W / w, c.W % w, w} : Sampling{c.stride, 0, w};
+      const BandsOnDevice a{stored, type, c.H * pitch, pitch, column, 0, in_rows, in_columns, c.ignore, 0, to,
+                            int(h), int(w), 0, {}, 0, 0, 0, 0, 0};
+      on_device<L>(a, c, tiles, backwards);
       compare(c, tiles ? "cuda, tiles" : "cuda, any radii", int(sizeof(L)), h, w, expected, to);
     }
 }
