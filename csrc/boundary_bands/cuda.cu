@@ -6,11 +6,14 @@
 namespace dgseg {
 namespace {
 
-constexpr int kResident = 4;  // blocks that shared memory leaves room for at radii (1, 2, 4)
+// Blocks to have room for on a multiprocessor: what shared memory allows at radii (1, 2, 4), and fewer for wide labels,
+// whose reading needs registers.
+template <class L>
+constexpr int kResident = sizeof(L) == 1 ? 4 : 3;
 constexpr int kBlocksPerMultiprocessor = 16;
 
 template <class L, bool Dense>
-__global__ void __launch_bounds__(kBandThreads, kResident) tile_kernel(BandsOnDevice a) {
+__global__ void __launch_bounds__(kBandThreads, kResident<L>) tile_kernel(BandsOnDevice a) {
   extern __shared__ uint32_t shared[];
   band_tile<L, Dense>(BlockOnDevice{}, a, shared);
 }

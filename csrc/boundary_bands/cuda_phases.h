@@ -234,19 +234,19 @@ struct Tile {
     uint32_t next;     // the byte of the valid pixel after the last, or kNoByte
   };
 
-  // `from`: the row; `within`: which of its pixels from x on to read.
-  template <class L, bool Dense>
+  // `from`: the row; `within`: which of its pixels from x on to read. Plain: all of them, bytes, aligned, and one more.
+  template <class L, bool Dense, bool Plain = false>
   DGSEG_PHASE Labels read(const L* from, int x, uint32_t within, int byte) const {
     Labels read = {};
     read.within = read.good = within;
     read.next = kNoByte;
-    if (!within) return read;
-    if (x + 32 < a.width) {
+    if (!Plain && !within) return read;
+    if (Plain || x + 32 < a.width) {
       const L next = from[Dense ? x + 32 : a.column_offset(x + 32)];
       const bool valid_next = sizeof(L) == 1 ? uint32_t(next) != a.ignored_byte : int64_t(next) != a.ignore_index;
       if (valid_next) read.next = uint32_t(uint64_t(int64_t(next)) >> (8 * byte)) & 255;
     }
-    if (sizeof(L) == 1 && Dense && read.within == ~0u && aligned(from + x)) {
+    if (Plain || (sizeof(L) == 1 && Dense && read.within == ~0u && aligned(from + x))) {
       DGSEG_UNROLL_ALL
       for (int half = 0; half < 2; ++half) {
         const Sixteen loaded = *reinterpret_cast<const Sixteen*>(from + x + 16 * half);
@@ -330,18 +330,34 @@ struct Tile {
     const int column = thread % kPitch, strip = thread / kPitch, first = strip * a.strip_rows;
     const int end = first + a.strip_rows < rows ? first + a.strip_rows : rows;
     if (strip >= kStrips || first >= end) return;
-    // Rows are a fixed step apart, but for sizes that do not divide each other.
-    const L* from = label_row<L>(first);
-    const uint32_t columns = inside_columns(column);
-    const int x = column_x(column);
+    // Most words lie inside the image with all their neighbours, and aligned: no questions asked for each of them.
+    const bool plain = sizeof(L) == 1 && Dense && end < rows && has_row(first) && has_row(end) && column_x(column) >= 0 &&
+                       column_x(column) + 32 < a.width && a.rows.part == 0 && a.row_step % 16 == 0 &&
+                       aligned(label_row<L>(first) + column_x(column));
     uint32_t ignored = 0, used = 0;
-    Labels ahead = read<L, Dense>(from, x, has_row(first) ? columns : 0, byte), above = {};
-    DGSEG_UNROLL(2)  // so that rows change roles without being copied
+    if (plain)
+      walk<L, Dense, true>(first, end, column, byte, ignored, used);
+    else
+      walk<L, Dense, false>(first, end, column, byte, ignored, used);
+    if (byte) return;  // as in the first round
+    raise_flag(0, ignored ? 1u : 0u);
+    raise_flag(1, used);
+  }
+
+  template <class L, bool Dense, bool Plain>
+  DGSEG_PHASE void walk(int first, int end, int column, int byte, uint32_t& ignored, uint32_t& used) const {
+    const L* from = label_row<L>(first);
+    const uint32_t columns = Plain ? ~0u : inside_columns(column);
+    const int x = column_x(column);
+    Labels ahead = read<L, Dense, Plain>(from, x, Plain || has_row(first) ? columns : 0, byte), above = {};
+    DGSEG_UNROLL((Plain ? 2 : 1))  // twice, so that rows change roles without being copied
     for (int row = first; row <= end; ++row) {  // one more, for the last row's pairs with it
       Labels here = ahead;
-      from = a.rows.part ? label_row<L>(row + 1) : from + a.row_step;
-      // The next row is on its way while this one is done.
-      if (row < end) ahead = read<L, Dense>(from, x, row + 1 < rows && has_row(row + 1) ? columns : 0, byte);
+      if (row < end) {  // the next row is on its way while this one is done
+        // Rows are a fixed step apart, but for sizes that do not divide each other.
+        from = !Plain && a.rows.part ? label_row<L>(row + 1) : from + a.row_step;
+        ahead = read<L, Dense, Plain>(from, x, Plain || (row + 1 < rows && has_row(row + 1)) ? columns : 0, byte);
+      }
       const uint32_t last = here.word[7] >> 24;
       make_planes<L>(here);
       uint32_t sideways = 0, downwards = 0;
@@ -365,9 +381,6 @@ struct Tile {
       }
       above = here;
     }
-    if (byte) return;  // as in the first round
-    raise_flag(0, ignored ? 1u : 0u);
-    raise_flag(1, used);
   }
 
   // ---- where ignored pixels are within reach ----
