@@ -2,6 +2,7 @@
 
 #include "../common/cuda_torch.h"
 #include "cuda_phases.h"
+#include "cuda_ranges.h"
 
 namespace dgseg {
 namespace {
@@ -9,7 +10,7 @@ namespace {
 // Blocks to have room for on a multiprocessor: what shared memory allows at radii (1, 2, 4), and fewer for wide labels,
 // whose reading needs registers.
 template <class L>
-constexpr int kResident = sizeof(L) == 1 ? 4 : 3;
+constexpr int kResident = sizeof(L) == 1 ? 4 : 2;
 constexpr int kBlocksPerMultiprocessor = 16;
 
 template <class L, bool Dense>
@@ -19,12 +20,14 @@ __global__ void __launch_bounds__(kBandThreads, kResident<L>) tile_kernel(BandsO
 }
 
 __global__ void range_kernel(BandsOnDevice a, Ranges ranges, int64_t pixels, int64_t before, int64_t radius) {
-  for (int64_t pixel = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; pixel < pixels; pixel += int64_t(gridDim.x) * blockDim.x)
+  for (int64_t pixel = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; pixel < pixels;
+       pixel += int64_t(gridDim.x) * blockDim.x)
     widen_range(a, ranges, pixel, before, radius);
 }
 
 __global__ void mark_kernel(BandsOnDevice a, Ranges ranges, int64_t pixels, int64_t radius, int band) {
-  for (int64_t pixel = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; pixel < pixels; pixel += int64_t(gridDim.x) * blockDim.x)
+  for (int64_t pixel = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; pixel < pixels;
+       pixel += int64_t(gridDim.x) * blockDim.x)
     mark_band(a, ranges, pixel, radius, band);
 }
 
@@ -49,7 +52,8 @@ void launch_tiles(BandsOnDevice a, int64_t images, const std::vector<int64_t>& r
     launch_tiles<L, false>(a, stream);
 }
 
-void launch_ranges(const BandsOnDevice& a, const Tensor& labels, const std::vector<int64_t>& radii, cudaStream_t stream) {
+void launch_ranges(const BandsOnDevice& a, const Tensor& labels, const std::vector<int64_t>& radii,
+                   cudaStream_t stream) {
   const int64_t N = labels.size(0), pixels = N * a.height * int64_t(a.width);
   Tensor memory = torch::stable::empty({2, pixels}, ScalarType::Long, std::nullopt, labels.device());
   int64_t* values = static_cast<int64_t*>(memory.mutable_data_ptr());
@@ -86,18 +90,41 @@ Tensor boundary_bands_cuda(const Tensor& labels, std::vector<int64_t> radii, int
   STD_TORCH_CHECK(h <= INT32_MAX / 2 && w <= INT32_MAX / 2, "boundary_bands: an image side of more than 2^30 pixels");
   const Sampling rows = size ? Sampling{H / h, H % h, h} : Sampling{stride, 0, h};
   const Sampling columns = size ? Sampling{W / w, W % w, w} : Sampling{stride, 0, w};
-  const BandsOnDevice a{labels.const_data_ptr(), label_type(labels), labels.stride(0), labels.stride(1), labels.stride(2),
-                        0, rows, columns, ignore_index, 0, static_cast<uint8_t*>(out.mutable_data_ptr()),
-                        int(h), int(w), 0, {}, 0, 0, 0, 0, 0};
+  const BandsOnDevice a{labels.const_data_ptr(),
+                        label_type(labels),
+                        labels.stride(0),
+                        labels.stride(1),
+                        labels.stride(2),
+                        0,
+                        rows,
+                        columns,
+                        ignore_index,
+                        0,
+                        static_cast<uint8_t*>(out.mutable_data_ptr()),
+                        int(h),
+                        int(w),
+                        0,
+                        {},
+                        0,
+                        0,
+                        0,
+                        0,
+                        0};
   const cudaStream_t stream = current_stream(labels);
   if (!tile_holds(radii.data(), int(radii.size()))) {
     launch_ranges(a, labels, radii, stream);
     return out;
   }
   switch (a.type) {
-    case LabelType::u8: launch_tiles<uint8_t>(a, N, radii, stream); break;
-    case LabelType::i32: launch_tiles<int32_t>(a, N, radii, stream); break;
-    case LabelType::i64: launch_tiles<int64_t>(a, N, radii, stream); break;
+    case LabelType::u8:
+      launch_tiles<uint8_t>(a, N, radii, stream);
+      break;
+    case LabelType::i32:
+      launch_tiles<int32_t>(a, N, radii, stream);
+      break;
+    case LabelType::i64:
+      launch_tiles<int64_t>(a, N, radii, stream);
+      break;
   }
   return out;
 }

@@ -10,15 +10,16 @@
 // decide: a window holds two classes exactly when some plane has both a 0 and a 1 among the window's valid pixels.
 // Wide labels take one round per byte in use.
 //
-// Radii beyond kTileRadius, or more than kTileBands of them, take two passes through memory instead: running minima and
-// maxima along rows, then along columns.
+// Radii beyond kTileRadius, or more than kTileBands of them, go through memory instead: cuda_ranges.h.
 //
 // Legend: R largest radius; p position of a word in the tile with halo, row * kPitch + column; bit i of a word is the
-// pixel x + i. What a word sees beyond the tile's halo is arbitrary: it stays within R + 1 < 32 pixels of the halo's rim.
+// pixel x + i. What a word sees beyond the tile's halo is arbitrary: it stays within R + 1 < 32 pixels of the halo's
+// rim.
 #pragma once
 #include <type_traits>
 
-#include "../common/cuda_phases.h"
+#include "cuda_args.h"
+#include "cuda_planes.h"
 
 namespace dgseg {
 namespace {
@@ -26,146 +27,16 @@ namespace {
 constexpr int kTileWords = 16;
 constexpr int kPitch = kTileWords + 2;
 constexpr int kStrips = 12;  // runs of rows that the threads of one column of words share
-constexpr int kBandThreads = 224;  // kPitch * kStrips, in whole warps
-constexpr int kTileRadius = 16;
-constexpr int kTileBands = 6;
-constexpr int kPlanes = 8;
-constexpr int kPlanesAtOnce = 4;
-constexpr uint32_t kNoByte = 256;
-
-// Which source rows (or columns) are sampled: floor(i * in / out), or i * stride, as whole * i + floor(part * i / out).
-struct Sampling {
-  int64_t whole, part, out;
-
-  DGSEG_PHASE int64_t operator()(int64_t i) const { return whole * i + (part ? part * i / out : 0); }
-  DGSEG_PHASE bool everything() const { return whole == 1 && part == 0; }
-};
-
-// What the blocks of one launch share.
-struct BandsOnDevice {
-  const void* labels;
-  LabelType type;
-  int64_t stride_image, stride_row, stride_column;
-  int64_t row_step;  // from one sampled row to the next, if rows.part is 0
-  Sampling rows, columns;
-  int64_t ignore_index;
-  uint32_t ignored_byte;  // ignore_index where a byte can hold it, kNoByte where not
-  uint8_t* out;  // [images, height, width], contiguous
-  int height, width;
-  int bands;
-  int radii[kTileBands];
-  int tile_rows;
-  int strip_rows;  // that a thread walks down
-  int tiles_across, tiles_down;
-  int64_t tiles;
-
-  DGSEG_PHASE int64_t label_offset(int64_t image, int64_t y) const { return image * stride_image + rows(y) * stride_row; }
-  DGSEG_PHASE int64_t column_offset(int64_t x) const { return columns(x) * stride_column; }
-  DGSEG_PHASE bool dense() const { return stride_column == 1 && columns.everything(); }
-};
-
-// ---- 32 labels <-> bit planes -------------------------------------------------------------------------------------
-
-// Bytes of a and b, picked by the low three bits of the selector's nibbles.
-DGSEG_PHASE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
-#if defined(__CUDA_ARCH__)
-  return __byte_perm(a, b, selector);
-#else
-  const uint64_t both = uint64_t(b) << 32 | a;
-  uint32_t result = 0;
-  for (int i = 0; i < 4; ++i) result |= uint32_t(both >> (8 * (selector >> (4 * i) & 7)) & 255) << (8 * i);
-  return result;
-#endif
-}
-
-// Byte j of word i <-> byte i of word j.
-DGSEG_PHASE void transpose_bytes(uint32_t& w0, uint32_t& w1, uint32_t& w2, uint32_t& w3) {
-  const uint32_t low01 = pick_bytes(w0, w1, 0x5140), high01 = pick_bytes(w0, w1, 0x7362);
-  const uint32_t low23 = pick_bytes(w2, w3, 0x5140), high23 = pick_bytes(w2, w3, 0x7362);
-  w0 = pick_bytes(low01, low23, 0x5410);
-  w1 = pick_bytes(low01, low23, 0x7632);
-  w2 = pick_bytes(high01, high23, 0x5410);
-  w3 = pick_bytes(high01, high23, 0x7632);
-}
-
-// Bits of a where the mask is set, of b elsewhere. Left to itself, nvcc makes two instructions of it.
-DGSEG_PHASE uint32_t choose(uint32_t mask, uint32_t a, uint32_t b) {
-#if defined(__CUDA_ARCH__)
-  uint32_t chosen;
-  asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(chosen) : "r"(mask), "r"(a), "r"(b));
-  return chosen;
-#else
-  return (a & mask) | (b & ~mask);
-#endif
-}
-
-// Exchanges the high part of a's fields with the low part of b's.
-template <int Shift>
-DGSEG_PHASE void swap_bits(uint32_t& a, uint32_t& b, uint32_t low_part) {
-  const uint32_t low = choose(low_part, a, b << Shift), high = choose(low_part, a >> Shift, b);
-  a = low;
-  b = high;
-}
-
-// 32 bytes in order -> 8 planes: bit i of word[b] = bit b of byte i.
-DGSEG_PHASE void bytes_to_planes(uint32_t (&word)[8]) {
-  // Byte 8j + m moves to byte j of word m; then the bits of every byte lane are an 8 x 8 matrix to transpose.
-  transpose_bytes(word[0], word[2], word[4], word[6]);
-  transpose_bytes(word[1], word[3], word[5], word[7]);
-  uint32_t m[8] = {word[0], word[2], word[4], word[6], word[1], word[3], word[5], word[7]};
-  DGSEG_UNROLL_ALL
-  for (int i = 0; i < 4; ++i) swap_bits<4>(m[i], m[i + 4], 0x0f0f0f0fu);
-  DGSEG_UNROLL_ALL
-  for (int i = 0; i < 8; ++i)
-    if ((i & 2) == 0) swap_bits<2>(m[i], m[i + 2], 0x33333333u);
-  DGSEG_UNROLL_ALL
-  for (int i = 0; i < 8; i += 2) swap_bits<1>(m[i], m[i + 1], 0x55555555u);
-  DGSEG_UNROLL_ALL
-  for (int i = 0; i < 8; ++i) word[i] = m[i];
-}
-
-// Three planes -> 32 bytes of 0..7 in order.
-DGSEG_PHASE void planes_to_bytes(uint32_t plane0, uint32_t plane1, uint32_t plane2, uint32_t (&word)[8]) {
-  // Two planes side by side, so that one shift and one mask make four bytes.
-  const uint32_t even = (plane0 & 0x55555555u) | (plane1 & 0x55555555u) << 1;
-  const uint32_t odd = (plane0 >> 1 & 0x55555555u) | (plane1 & 0xaaaaaaaau);
-  uint32_t m[8];
-  DGSEG_UNROLL_ALL
-  for (int i = 0; i < 8; i += 2) {
-    m[i] = even >> i & 0x03030303u;
-    m[i + 1] = odd >> i & 0x03030303u;
-  }
-  if (plane2) {
-    DGSEG_UNROLL_ALL
-    for (int i = 0; i < 8; ++i) m[i] |= (plane2 >> i & 0x01010101u) << 2;
-  }
-  transpose_bytes(m[0], m[1], m[2], m[3]);
-  transpose_bytes(m[4], m[5], m[6], m[7]);
-  DGSEG_UNROLL_ALL
-  for (int i = 0; i < 4; ++i) {
-    word[2 * i] = m[i];
-    word[2 * i + 1] = m[4 + i];
-  }
-}
-
-// 16 bytes at once, where both sides are aligned so.
-struct alignas(16) Sixteen {
-  uint32_t word[4];
-};
-
-DGSEG_PHASE bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
-
-// ---- a tile -------------------------------------------------------------------------------------------------------
 
 struct Tile {
   const BandsOnDevice& a;
   int radius, rows, area, interior;  // rows and area with halo, interior words without
   int64_t image;
   int y0, x0;
-  uint32_t* valid;   // [area] inside the image and not ignored
-  uint32_t* across;  // [area] this valid pixel and the valid one to its right differ
-  uint32_t* down;    // [area] this valid pixel and the valid one below differ
-  uint32_t* buffer;  // [buffers][area] first label planes; then windows: two to grow in, one per band
+  uint32_t* valid;         // [area] inside the image and not ignored
+  uint32_t* across;        // [area] this valid pixel and the valid one to its right differ
+  uint32_t* down;          // [area] this valid pixel and the valid one below differ
+  uint32_t* buffer;        // [buffers][area] first label planes; then windows: two to grow in, one per band
   uint32_t* counted;       // [bands][interior] hits where ignored pixels are within reach
   uint32_t* near_ignored;  // [tile_rows] bit c: they are, for word c
   uint32_t* flags;         // [3] some pixel is ignored; bytes in use; planes in use
@@ -331,9 +202,9 @@ struct Tile {
     const int end = first + a.strip_rows < rows ? first + a.strip_rows : rows;
     if (strip >= kStrips || first >= end) return;
     // Most words lie inside the image with all their neighbours, and aligned: no questions asked for each of them.
-    const bool plain = sizeof(L) == 1 && Dense && end < rows && has_row(first) && has_row(end) && column_x(column) >= 0 &&
-                       column_x(column) + 32 < a.width && a.rows.part == 0 && a.row_step % 16 == 0 &&
-                       aligned(label_row<L>(first) + column_x(column));
+    const bool plain = sizeof(L) == 1 && Dense && end < rows && has_row(first) && has_row(end) &&
+                       column_x(column) >= 0 && column_x(column) + 32 < a.width && a.rows.part == 0 &&
+                       a.row_step % 16 == 0 && aligned(label_row<L>(first) + column_x(column));
     uint32_t ignored = 0, used = 0;
     if (plain)
       walk<L, Dense, true>(first, end, column, byte, ignored, used);
@@ -350,7 +221,7 @@ struct Tile {
     const uint32_t columns = Plain ? ~0u : inside_columns(column);
     const int x = column_x(column);
     Labels ahead = read<L, Dense, Plain>(from, x, Plain || has_row(first) ? columns : 0, byte), above = {};
-    DGSEG_UNROLL((Plain ? 2 : 1))  // twice, so that rows change roles without being copied
+    DGSEG_UNROLL((Plain ? 2 : 1))               // twice, so that rows change roles without being copied
     for (int row = first; row <= end; ++row) {  // one more, for the last row's pairs with it
       Labels here = ahead;
       if (row < end) {  // the next row is on its way while this one is done
@@ -462,7 +333,8 @@ struct Tile {
       const uint32_t* low = across + p + kPitch;
       const uint32_t* pair = down + p;
       const uint32_t h = across[p] | up[0] | low[0], h_left = across[p - 1] | up[-1] | low[-1];
-      const uint32_t v = pair[0] | pair[-kPitch], v_left = pair[-1] | pair[-1 - kPitch], v_right = pair[1] | pair[1 - kPitch];
+      const uint32_t v = pair[0] | pair[-kPitch], v_left = pair[-1] | pair[-1 - kPitch],
+                     v_right = pair[1] | pair[1 - kPitch];
       to[p] = h | v | (h | v) << 1 | (h_left | v_left) >> 31 | v >> 1 | v_right << 31;
     }
   }
@@ -509,7 +381,9 @@ struct Tile {
   }
 };
 
-DGSEG_PHASE bool tile_holds(const int64_t* radii, int bands) { return bands <= kTileBands && radii[bands - 1] <= kTileRadius; }
+DGSEG_PHASE bool tile_holds(const int64_t* radii, int bands) {
+  return bands <= kTileBands && radii[bands - 1] <= kTileRadius;
+}
 
 // Fills in all that follows from the rest.
 DGSEG_PHASE void cut_into_tiles(BandsOnDevice& a, int64_t images) {
@@ -552,49 +426,6 @@ DGSEG_PHASE void band_tile(const Machine& machine, const BandsOnDevice& a, uint3
       r += s;
     }
   machine.phase([&](int thread) { tile.write(thread); });
-}
-
-// ---- any radii ----------------------------------------------------------------------------------------------------
-
-// Smallest and largest valid label of a pixel's row within `radius`; no valid label: smallest > largest.
-struct Ranges {
-  int64_t* smallest;  // [images, height, width]
-  int64_t* largest;
-};
-
-// Widens a pixel's range from `before` (-1: nothing yet) to `radius` columns on either side.
-DGSEG_PHASE void widen_range(const BandsOnDevice& a, const Ranges& ranges, int64_t pixel, int64_t before, int64_t radius) {
-  const int64_t x = pixel % a.width, y = pixel / a.width % a.height, image = pixel / a.width / a.height;
-  const int64_t row = a.label_offset(image, y);
-  int64_t low = before < 0 ? INT64_MAX : ranges.smallest[pixel], high = before < 0 ? INT64_MIN : ranges.largest[pixel];
-  auto take = [&](int64_t from, int64_t to) {
-    for (int64_t at = from < 0 ? 0 : from; at <= to && at < a.width; ++at) {
-      const int64_t label = read_label(a.labels, a.type, row + a.column_offset(at));
-      if (label == a.ignore_index) continue;
-      low = label < low ? label : low;
-      high = label > high ? label : high;
-    }
-  };
-  take(x - radius, x - before - 1);
-  take(x + before + 1, x + radius);
-  ranges.smallest[pixel] = low;
-  ranges.largest[pixel] = high;
-}
-
-DGSEG_PHASE void mark_band(const BandsOnDevice& a, const Ranges& ranges, int64_t pixel, int64_t radius, int band) {
-  if (band > 0 && a.out[pixel]) return;
-  const int64_t x = pixel % a.width, y = pixel / a.width % a.height, image = pixel / a.width / a.height;
-  uint8_t mark = 0;
-  if (read_label(a.labels, a.type, a.label_offset(image, y) + a.column_offset(x)) != a.ignore_index) {
-    const int64_t first = y - radius < 0 ? 0 : y - radius, last = y + radius < a.height ? y + radius : a.height - 1;
-    int64_t low = INT64_MAX, high = INT64_MIN;
-    for (int64_t at = pixel + (first - y) * a.width; at <= pixel + (last - y) * a.width; at += a.width) {
-      low = ranges.smallest[at] < low ? ranges.smallest[at] : low;
-      high = ranges.largest[at] > high ? ranges.largest[at] : high;
-    }
-    mark = high > low ? uint8_t(band + 1) : 0;
-  }
-  a.out[pixel] = mark;
 }
 
 }  // namespace

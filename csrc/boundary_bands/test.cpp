@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda_phases.h"
+#include "cuda_ranges.h"
 #include "kernel.h"
 
 namespace {
@@ -19,8 +20,7 @@ int64_t random_below(int64_t n) {
 const Parallel serial{[](int64_t tasks, TaskRange body, void* context) { body(0, tasks, context); }};
 const Parallel threads{[](int64_t tasks, TaskRange body, void* context) {
   std::vector<std::thread> pool;
-  for (int64_t t = 0; t < 3; ++t)
-    pool.emplace_back([=] { body(tasks * t / 3, tasks * (t + 1) / 3, context); });
+  for (int64_t t = 0; t < 3; ++t) pool.emplace_back([=] { body(tasks * t / 3, tasks * (t + 1) / 3, context); });
   for (auto& thread : pool) thread.join();
 }};
 
@@ -28,8 +28,8 @@ struct Case {
   int64_t N, H, W;
   std::vector<int64_t> radii;
   int64_t ignore;
-  int ignored;      // pixels in a hundred, in specks
-  bool far;         // two classes far apart: bands cross every seam, and large windows are mostly pure
+  int ignored;                       // pixels in a hundred, in specks
+  bool far;                          // two classes far apart: bands cross every seam, and large windows are mostly pure
   int64_t stride = 1, h = 0, w = 0;  // sampling; h > 0: by size
 };
 
@@ -47,7 +47,8 @@ std::vector<uint8_t> naive(const Case& c, const std::vector<int64_t>& labels, in
         for (int64_t r = 1; r <= c.radii.back() && nearest == INT64_MAX; ++r)
           for (int64_t i = y - r; i <= y + r; ++i)
             for (int64_t j = x - r; j <= x + r; j += (i == y - r || i == y + r || j == x + r) ? 1 : 2 * r)
-              if (i >= 0 && i < h && j >= 0 && j < w && image[i * w + j] != c.ignore && image[i * w + j] != centre) nearest = r;
+              if (i >= 0 && i < h && j >= 0 && j < w && image[i * w + j] != c.ignore && image[i * w + j] != centre)
+                nearest = r;
         for (size_t b = 0; b < c.radii.size(); ++b)
           if (nearest <= c.radii[b]) {
             bands[size_t((n * h + y) * w + x)] = uint8_t(b + 1);
@@ -63,8 +64,8 @@ void compare(const Case& c, const char* what, int bytes, int64_t h, int64_t w, c
              const uint8_t* actual) {
   for (size_t i = 0; i < expected.size(); ++i)
     if (expected[i] != actual[i]) {
-      std::printf("%s, %d-byte labels, %dx%dx%d, radii to %d, ignored %d%%: at (%d, %d, %d) %d, expected %d\n", what, bytes,
-                  int(c.N), int(h), int(w), int(c.radii.back()), c.ignored, int(i / size_t(h * w)),
+      std::printf("%s, %d-byte labels, %dx%dx%d, radii to %d, ignored %d%%: at (%d, %d, %d) %d, expected %d\n", what,
+                  bytes, int(c.N), int(h), int(w), int(c.radii.back()), c.ignored, int(i / size_t(h * w)),
                   int(i / size_t(w) % size_t(h)), int(i % size_t(w)), actual[i], expected[i]);
       ++failures;
       return;
@@ -129,8 +130,21 @@ void check(const Case& c, LabelType type, const std::vector<int64_t>& classes, b
 
   for (const Parallel& parallel : {serial, threads}) {
     std::vector<uint8_t> out(expected.size(), 99);
-    BoundaryBandsArgs args{stored, type, c.N, c.H * pitch, pitch, column, rows.data(), columns.data(), in_order, h, w,
-                           c.radii.data(), int(c.radii.size()), c.ignore, out.data()};
+    BoundaryBandsArgs args{stored,
+                           type,
+                           c.N,
+                           c.H * pitch,
+                           pitch,
+                           column,
+                           rows.data(),
+                           columns.data(),
+                           in_order,
+                           h,
+                           w,
+                           c.radii.data(),
+                           int(c.radii.size()),
+                           c.ignore,
+                           out.data()};
     DGSEG_PICK(boundary_bands)(args, parallel);
     compare(c, "cpu", int(sizeof(L)), h, w, expected, out.data());
   }
@@ -142,8 +156,8 @@ void check(const Case& c, LabelType type, const std::vector<int64_t>& classes, b
       while (reinterpret_cast<uintptr_t>(to) % 16) ++to;
       const Sampling in_rows = c.h ? Sampling{c.H / h, c.H % h, h} : Sampling{c.stride, 0, h};
       const Sampling in_columns = c.h ? Sampling{c.W / w, c.W % w, w} : Sampling{c.stride, 0, w};
-      const BandsOnDevice a{stored, type, c.H * pitch, pitch, column, 0, in_rows, in_columns, c.ignore, 0, to,
-                            int(h), int(w), 0, {}, 0, 0, 0, 0, 0};
+      const BandsOnDevice a{stored, type,   c.H * pitch, pitch, column, 0, in_rows, in_columns, c.ignore, 0,
+                            to,     int(h), int(w),      0,     {},     0, 0,       0,          0,        0};
       on_device<L>(a, c, tiles, backwards);
       compare(c, tiles ? "cuda, tiles" : "cuda, any radii", int(sizeof(L)), h, w, expected, to);
     }
@@ -153,22 +167,22 @@ void check(const Case& c, LabelType type, const std::vector<int64_t>& classes, b
 
 int main() {
   const Case cases[] = {
-      {1, 1, 1, {1}, 255, 0, false},                        // no neighbour at all
-      {2, 1, 70, {1, 2, 4}, 255, 0, false},                 // a single row
-      {1, 70, 1, {1, 2, 4}, 255, 10, false},                // a single column
-      {1, 64, 1024, {1, 2, 4}, 255, 0, false},              // whole tiles
-      {1, 64, 1024, {1, 2, 4}, 255, 1, false},              // and some ignored pixels
-      {2, 67, 530, {1, 2, 4}, 255, 20, false},              // ragged tiles, many ignored
-      {1, 40, 96, {1, 2, 4}, 255, 100, false},              // nothing valid
-      {1, 80, 600, {3, 7, 16}, 255, 0, true},               // the largest radius of a tile, no radius 1
-      {1, 80, 600, {1, 5, 11, 16}, 255, 2, true},           // with ignored pixels
-      {1, 50, 100, {1, 2, 3, 4, 5, 6}, 255, 1, true},       // as many bands as a tile holds
-      {1, 30, 90, {1, 2, 3, 4, 5, 6, 7}, 255, 1, false},    // one more
-      {1, 40, 150, {2, 17, 40}, 255, 3, true},              // beyond a tile, and beyond the image
-      {1, 63, 321, {1, 2}, 3, 0, false},                    // a class is ignored
-      {1, 61, 275, {1, 2, 4}, 255, 5, false, 4},            // sampled by stride
-      {2, 33, 75, {1, 3}, 255, 5, false, 1, 70, 190},       // by size, upwards
-      {1, 33, 175, {1, 3}, 255, 5, true, 1, 20, 40},        // and downwards
+      {1, 1, 1, {1}, 255, 0, false},                      // no neighbour at all
+      {2, 1, 70, {1, 2, 4}, 255, 0, false},               // a single row
+      {1, 70, 1, {1, 2, 4}, 255, 10, false},              // a single column
+      {1, 64, 1024, {1, 2, 4}, 255, 0, false},            // whole tiles
+      {1, 64, 1024, {1, 2, 4}, 255, 1, false},            // and some ignored pixels
+      {2, 67, 530, {1, 2, 4}, 255, 20, false},            // ragged tiles, many ignored
+      {1, 40, 96, {1, 2, 4}, 255, 100, false},            // nothing valid
+      {1, 80, 600, {3, 7, 16}, 255, 0, true},             // the largest radius of a tile, no radius 1
+      {1, 80, 600, {1, 5, 11, 16}, 255, 2, true},         // with ignored pixels
+      {1, 50, 100, {1, 2, 3, 4, 5, 6}, 255, 1, true},     // as many bands as a tile holds
+      {1, 30, 90, {1, 2, 3, 4, 5, 6, 7}, 255, 1, false},  // one more
+      {1, 40, 150, {2, 17, 40}, 255, 3, true},            // beyond a tile, and beyond the image
+      {1, 63, 321, {1, 2}, 3, 0, false},                  // a class is ignored
+      {1, 61, 275, {1, 2, 4}, 255, 5, false, 4},          // sampled by stride
+      {2, 33, 75, {1, 3}, 255, 5, false, 1, 70, 190},     // by size, upwards
+      {1, 33, 175, {1, 3}, 255, 5, true, 1, 20, 40},      // and downwards
   };
   for (const Case& c : cases)
     for (bool dense : {true, false}) {

@@ -21,7 +21,8 @@ inline void check_cuda(cudaError_t status, const char* what) {
 inline int64_t blocks_for(int64_t work, int per_multiprocessor) {
   int device = 0, multiprocessors = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
   const int64_t most = int64_t(multiprocessors) * per_multiprocessor;
   return work < most ? work : most;
 }

@@ -103,13 +103,17 @@ template <class T>
 struct Columns {
   static constexpr int n = Lanes<T>::n;
   int64_t vectors;
-  int64_t next;  // how far the right neighbour is: 0 where columns are not resized
-  Scratch<int64_t> start;                       // [vectors]
-  Scratch<typename Lanes<T>::integer> lane;     // [vectors * n]
-  Scratch<T> weight;                            // [vectors * n], of the right neighbour
+  int64_t next;                              // how far the right neighbour is: 0 where columns are not resized
+  Scratch<int64_t> start;                    // [vectors]
+  Scratch<typename Lanes<T>::integer> lane;  // [vectors * n]
+  Scratch<T> weight;                         // [vectors * n], of the right neighbour
 
   Columns(int64_t in, int64_t out)
-      : vectors(round_up(out, kBlockMultiple) / n), next(in < out), start(vectors), lane(vectors * n), weight(vectors * n) {
+      : vectors(round_up(out, kBlockMultiple) / n),
+        next(in < out),
+        start(vectors),
+        lane(vectors * n),
+        weight(vectors * n) {
     for (int64_t v = 0; v < vectors; ++v)
       for (int64_t l = 0; l < n; ++l) {
         const int64_t x = v * n + l;
@@ -153,13 +157,14 @@ struct Job {
 template <class S, class T>
 void load_source_row(const Job<S>& job, SourceRow<T>& to, int64_t image, int64_t row, int64_t first, int64_t count) {
   const auto& a = job.a;
-  const S* from = static_cast<const S*>(a.logits) + image * a.logits_image + row * a.logits_row + first * a.logits_column;
+  const S* from =
+      static_cast<const S*>(a.logits) + image * a.logits_image + row * a.logits_row + first * a.logits_column;
   int wild = 0;
   for (int64_t c = 0; c < a.classes; ++c) {
     T* values = to.values.get() + c * job.pitch;
     load_row(values, from + c * a.logits_class, a.logits_column, count);
     for (int64_t j = count; j < job.pitch; ++j) values[j] = values[count - 1];
-    for (int64_t j = 0; j < count; ++j) wild |= !((values[j] < kTame<T>) & (values[j] > -kTame<T>));
+    for (int64_t j = 0; j < count; ++j) wild |= !((values[j] < kTame<T>)&(values[j] > -kTame<T>));
   }
   to.row = row;
   to.tame = wild == 0;
@@ -234,8 +239,7 @@ void predict_between(const Columns<T>& columns, const Pair<T>& pair, int64_t cla
         // Products first, as torch has it: what infinities do to their neighbours (0 * inf) is the same then.
         above = (1 - right) * above + right * above_next;
         below = (1 - right) * below + right * below_next;
-        for (int r = 0; r < R; ++r)
-          leader[r].offer_any((1 - pair.weight[r]) * above + pair.weight[r] * below, number);
+        for (int r = 0; r < R; ++r) leader[r].offer_any((1 - pair.weight[r]) * above + pair.weight[r] * below, number);
       }
     }
     for (int r = 0; r < R; ++r) store_classes<T>(predictions + r * stride + x, leader[r].index);
@@ -244,12 +248,16 @@ void predict_between(const Columns<T>& columns, const Pair<T>& pair, int64_t cla
 
 template <bool Tame, class T>
 void predict_rows(int rows, const Columns<T>& columns, const Pair<T>& pair, int64_t classes, int64_t pitch, int64_t x0,
-                     int64_t count, int32_t* predictions, int64_t stride) {
+                  int64_t count, int32_t* predictions, int64_t stride) {
   switch (rows) {
-    case 1: return predict_between<1, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
-    case 2: return predict_between<2, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
-    case 3: return predict_between<3, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
-    default: return predict_between<4, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
+    case 1:
+      return predict_between<1, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
+    case 2:
+      return predict_between<2, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
+    case 3:
+      return predict_between<3, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
+    default:
+      return predict_between<4, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
   }
 }
 
@@ -293,11 +301,14 @@ bool load_truth(const SegmentationCountsArgs& a, int64_t image, int64_t y, int64
   const int64_t at = image * a.labels_image + y * a.labels_row + x * a.labels_column;
   switch (a.labels_type) {
     case LabelType::u8:
-      return load_truth(to, static_cast<const uint8_t*>(a.labels) + at, a.labels_column, count, a.classes, a.ignore_index);
+      return load_truth(to, static_cast<const uint8_t*>(a.labels) + at, a.labels_column, count, a.classes,
+                        a.ignore_index);
     case LabelType::i32:
-      return load_truth(to, static_cast<const int32_t*>(a.labels) + at, a.labels_column, count, a.classes, a.ignore_index);
+      return load_truth(to, static_cast<const int32_t*>(a.labels) + at, a.labels_column, count, a.classes,
+                        a.ignore_index);
     default:
-      return load_truth(to, static_cast<const int64_t*>(a.labels) + at, a.labels_column, count, a.classes, a.ignore_index);
+      return load_truth(to, static_cast<const int64_t*>(a.labels) + at, a.labels_column, count, a.classes,
+                        a.ignore_index);
   }
 }
 
@@ -420,8 +431,8 @@ void run_tasks(int64_t begin, int64_t end, void* context) {
         for (int r = 0; r < rows; ++r, ++y) {
           if (load_truth(a, image, y, x0, count, truth.get())) {
             int64_t seen = __atomic_load_n(job.bad_image, __ATOMIC_RELAXED);
-            while (image < seen &&
-                   !__atomic_compare_exchange_n(job.bad_image, &seen, image, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+            while (image < seen && !__atomic_compare_exchange_n(job.bad_image, &seen, image, true, __ATOMIC_RELAXED,
+                                                                __ATOMIC_RELAXED)) {
             }
           }
           histogram.add(truth.get(), predictions.get() + r * job.block, count);
@@ -444,7 +455,8 @@ BadLabel find_bad(const SegmentationCountsArgs& a, int64_t image) {
 }
 
 template <class S>
-void count(const SegmentationCountsArgs& a, const Columns<typename ComputeType<S>::type>* columns, const Parallel& parallel) {
+void count(const SegmentationCountsArgs& a, const Columns<typename ComputeType<S>::type>* columns,
+           const Parallel& parallel) {
   using T = typename ComputeType<S>::type;
   // Source columns that two rows of all classes have room for, as output columns.
   const int64_t room = kBlockBytes / int64_t(2 * sizeof(T) * a.classes) * a.label_width / a.width;
@@ -453,7 +465,8 @@ void count(const SegmentationCountsArgs& a, const Columns<typename ComputeType<S
   const int64_t block = wanted < whole ? wanted : whole;
   const int64_t source_columns = block * a.width / a.label_width + 3;
   int64_t bad_image = a.images;
-  Job<S> job{a, columns, false, block, round_up(source_columns + Lanes<T>::n + 1, kBlockMultiple / 4), 0, 0, &bad_image};
+  Job<S> job{a, columns, false,     block, round_up(source_columns + Lanes<T>::n + 1, kBlockMultiple / 4),
+             0, 0,       &bad_image};
   // Looking for leaders costs one argmax per source pixel: worth it where outputs are several times as many.
   job.shortcuts = columns && a.label_height * a.label_width >= 4 * a.height * a.width;
   job.rows = (kTaskPixels + a.label_width - 1) / a.label_width;
@@ -461,9 +474,15 @@ void count(const SegmentationCountsArgs& a, const Columns<typename ComputeType<S
   parallel.run(a.images * job.tasks, run_tasks<S>, &job);
   if (bad_image == a.images) return;
   switch (a.labels_type) {
-    case LabelType::u8: *a.bad = find_bad<uint8_t>(a, bad_image); break;
-    case LabelType::i32: *a.bad = find_bad<int32_t>(a, bad_image); break;
-    case LabelType::i64: *a.bad = find_bad<int64_t>(a, bad_image); break;
+    case LabelType::u8:
+      *a.bad = find_bad<uint8_t>(a, bad_image);
+      break;
+    case LabelType::i32:
+      *a.bad = find_bad<int32_t>(a, bad_image);
+      break;
+    case LabelType::i64:
+      *a.bad = find_bad<int64_t>(a, bad_image);
+      break;
   }
 }
 
@@ -479,10 +498,14 @@ void count(const SegmentationCountsArgs& a, const Parallel& parallel) {
 void segmentation_counts(const SegmentationCountsArgs& args, const Parallel& parallel) {
   if (args.images * args.label_height * args.label_width == 0) return;
   switch (args.logits_type) {
-    case FloatType::f32: return count<float>(args, parallel);
-    case FloatType::f64: return count<double>(args, parallel);
-    case FloatType::f16: return count<Half>(args, parallel);
-    case FloatType::bf16: return count<BFloat16>(args, parallel);
+    case FloatType::f32:
+      return count<float>(args, parallel);
+    case FloatType::f64:
+      return count<double>(args, parallel);
+    case FloatType::f16:
+      return count<Half>(args, parallel);
+    case FloatType::bf16:
+      return count<BFloat16>(args, parallel);
   }
 }
 

@@ -70,12 +70,12 @@ DGSEG_PHASE void count_pixels(const CountsOnDevice& a, uint32_t* histogram, int6
 
 // Counts `rows` <= R pixels of column x from row y on; neighbours of one kind make one addition.
 template <int R>
-DGSEG_PHASE void count_column(const CountsOnDevice& a, uint32_t* histogram, int64_t image, int64_t y, int64_t x, int rows,
-                              const int (&predictions)[R]) {
+DGSEG_PHASE void count_column(const CountsOnDevice& a, uint32_t* histogram, int64_t image, int64_t y, int64_t x,
+                              int rows, const int (&predictions)[R]) {
   const int64_t at = image * a.labels_image + y * a.labels_row + x * a.labels_column;
   int64_t bin = -1;
   uint32_t pixels = 0;
-DGSEG_UNROLL_ALL
+  DGSEG_UNROLL_ALL
   for (int r = 0; r < R; ++r) {
     if (r >= rows) break;
     const int64_t label = read_label(a.labels, a.labels_type, at + r * a.labels_row);
@@ -101,15 +101,14 @@ DGSEG_PHASE void count_direct(const CountsOnDevice& a, uint32_t* histogram, int6
   const int rows = a.label_height - y < R ? int(a.label_height - y) : R;
   const S* from = static_cast<const S*>(a.logits) + image * a.logits_image + y * a.logits_row + x * a.logits_column;
   FirstLargest<T> largest[R];
-DGSEG_UNROLL_ALL
+  DGSEG_UNROLL_ALL
   for (int r = 0; r < R; ++r) largest[r] = nothing_yet<T>();
-DGSEG_UNROLL(4)
-  for (int c = 0; c < int(a.classes); ++c, from += a.logits_class)
-DGSEG_UNROLL_ALL
-    for (int r = 0; r < R; ++r)
-      if (r < rows) largest[r].offer_any(widen(from[r * a.logits_row]), c);
+  DGSEG_UNROLL(4)
+  for (int c = 0; c < int(a.classes); ++c, from += a.logits_class) DGSEG_UNROLL_ALL
+  for (int r = 0; r < R; ++r)
+    if (r < rows) largest[r].offer_any(widen(from[r * a.logits_row]), c);
   int predictions[R];
-DGSEG_UNROLL_ALL
+  DGSEG_UNROLL_ALL
   for (int r = 0; r < R; ++r) predictions[r] = largest[r].index;
   count_column<R>(a, histogram, image, y, x, rows, predictions);
 }
@@ -123,13 +122,14 @@ DGSEG_PHASE void count_between(const CountsOnDevice& a, uint32_t* histogram, int
   // A direction that is not resized has no neighbour, and the last row or column is its own.
   const int64_t next_column = column.index + 1 < a.width && a.width < a.label_width ? a.logits_column : 0;
   const int64_t next_row = i + 1 < a.height && a.height < a.label_height ? a.logits_row : 0;
-  const S* corner = static_cast<const S*>(a.logits) + image * a.logits_image + i * a.logits_row + column.index * a.logits_column;
+  const S* corner =
+      static_cast<const S*>(a.logits) + image * a.logits_image + i * a.logits_row + column.index * a.logits_column;
   const int64_t end = i + 1 < a.height ? first_output(i + 1, a.height, a.label_height) : a.label_height;
   for (int64_t y = first_output(i, a.height, a.label_height); y < end; y += R) {
     const int rows = end - y < R ? int(end - y) : R;
     T below[R];
     FirstLargest<T> largest[R];
-DGSEG_UNROLL_ALL
+    DGSEG_UNROLL_ALL
     for (int r = 0; r < R; ++r) {
       const int64_t numerator = (2 * (y + r) + 1) * a.height - a.label_height * (2 * i + 1);
       below[r] = r >= rows || numerator < 0 ? T(0) : T(numerator) / T(2 * a.label_height);
@@ -137,31 +137,31 @@ DGSEG_UNROLL_ALL
     }
     T wild = 0;  // becomes NaN where a value, or a difference, is not finite
     const S* from = corner;
-DGSEG_UNROLL(4)
+    DGSEG_UNROLL(4)
     for (int c = 0; c < int(a.classes); ++c, from += a.logits_class) {
       const T top_left = widen(from[0]), top_right = widen(from[next_column]);
       const T low_left = widen(from[next_row]), low_right = widen(from[next_row + next_column]);
       const T top = top_left + right * (top_right - top_left);
       const T difference = low_left + right * (low_right - low_left) - top;
       wild += top * 0 + difference * 0;
-DGSEG_UNROLL_ALL
+      DGSEG_UNROLL_ALL
       for (int r = 0; r < R; ++r) largest[r].offer(top + below[r] * difference, c);
     }
     if (wild != wild) {
       // Again with care, products first as torch has it: what infinities do to their neighbours is the same then.
-DGSEG_UNROLL_ALL
+      DGSEG_UNROLL_ALL
       for (int r = 0; r < R; ++r) largest[r] = nothing_yet<T>();
       from = corner;
-DGSEG_UNROLL(1)
+      DGSEG_UNROLL(1)
       for (int c = 0; c < int(a.classes); ++c, from += a.logits_class) {
         const T top = (1 - right) * widen(from[0]) + right * widen(from[next_column]);
         const T low = (1 - right) * widen(from[next_row]) + right * widen(from[next_row + next_column]);
-DGSEG_UNROLL_ALL
+        DGSEG_UNROLL_ALL
         for (int r = 0; r < R; ++r) largest[r].offer_any((1 - below[r]) * top + below[r] * low, c);
       }
     }
     int predictions[R];
-DGSEG_UNROLL_ALL
+    DGSEG_UNROLL_ALL
     for (int r = 0; r < R; ++r) predictions[r] = largest[r].index;
     count_column<R>(a, histogram, image, y, x, rows, predictions);
   }

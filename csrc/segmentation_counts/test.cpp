@@ -22,8 +22,7 @@ int64_t random_below(int64_t n) {
 const Parallel serial{[](int64_t tasks, TaskRange body, void* context) { body(0, tasks, context); }};
 const Parallel threads{[](int64_t tasks, TaskRange body, void* context) {
   std::vector<std::thread> pool;
-  for (int64_t t = 0; t < 3; ++t)
-    pool.emplace_back([=] { body(tasks * t / 3, tasks * (t + 1) / 3, context); });
+  for (int64_t t = 0; t < 3; ++t) pool.emplace_back([=] { body(tasks * t / 3, tasks * (t + 1) / 3, context); });
   for (auto& thread : pool) thread.join();
 }};
 
@@ -107,8 +106,8 @@ int failures = 0;
 void compare(const Case& c, const char* what, const std::vector<int64_t>& expected, const int64_t* actual) {
   for (size_t i = 0; i < expected.size(); ++i)
     if (expected[i] != actual[i]) {
-      std::printf("%s: N=%d C=%d %dx%d -> %dx%d: label %d prediction %d: %lld, expected %lld\n", what, int(c.N), int(c.C),
-                  int(c.h), int(c.w), int(c.H), int(c.W), int(i) / int(c.C + 1), int(i) % int(c.C + 1),
+      std::printf("%s: N=%d C=%d %dx%d -> %dx%d: label %d prediction %d: %lld, expected %lld\n", what, int(c.N),
+                  int(c.C), int(c.h), int(c.w), int(c.H), int(c.W), int(i) / int(c.C + 1), int(i) % int(c.C + 1),
                   static_cast<long long>(actual[i]), static_cast<long long>(expected[i]));
       ++failures;
       return;
@@ -148,9 +147,26 @@ void check(const Case& c, FloatType float_type, LabelType label_type, int64_t ig
   for (const Parallel& parallel : {serial, threads}) {
     std::vector<int64_t> counts(expected.size());
     BadLabel bad;
-    SegmentationCountsArgs args{stored.data(), float_type, c.N, c.C, c.h, c.w, image, plane, row, column,
-                                stored_labels.data(), label_type, c.H, c.W, c.H * label_pitch, label_pitch, 2, ignore,
-                                counts.data(), &bad};
+    SegmentationCountsArgs args{stored.data(),
+                                float_type,
+                                c.N,
+                                c.C,
+                                c.h,
+                                c.w,
+                                image,
+                                plane,
+                                row,
+                                column,
+                                stored_labels.data(),
+                                label_type,
+                                c.H,
+                                c.W,
+                                c.H * label_pitch,
+                                label_pitch,
+                                2,
+                                ignore,
+                                counts.data(),
+                                &bad};
     DGSEG_PICK(segmentation_counts)(args, parallel);
     compare(c, "cpu", expected, counts.data());
     if (bad.image >= 0) std::printf("a good label was called bad\n"), ++failures;
@@ -168,8 +184,28 @@ void check(const Case& c, FloatType float_type, LabelType label_type, int64_t ig
     for (bool shared : {true, false}) {
       std::vector<unsigned long long> counts(expected.size());
       std::vector<uint32_t> histogram(size_t(c.C * c.C), 12345);
-      CountsOnDevice a{stored.data(), c.C, c.h, c.w, image, plane, row, column, stored_labels.data(), label_type, c.H, c.W,
-                       c.H * label_pitch, label_pitch, 2, ignore, counts.data(), shared, 0, 0, 0, 0};
+      CountsOnDevice a{stored.data(),
+                       c.C,
+                       c.h,
+                       c.w,
+                       image,
+                       plane,
+                       row,
+                       column,
+                       stored_labels.data(),
+                       label_type,
+                       c.H,
+                       c.W,
+                       c.H * label_pitch,
+                       label_pitch,
+                       2,
+                       ignore,
+                       counts.data(),
+                       shared,
+                       0,
+                       0,
+                       0,
+                       0};
       if (c.h == c.H && c.w == c.W)
         on_device<S, 4, false>(a, c.N, backwards, histogram.data());
       else if (c.H == c.h)
@@ -187,22 +223,22 @@ void check(const Case& c, FloatType float_type, LabelType label_type, int64_t ig
 
 int main() {
   const Case cases[] = {
-      {1, 1, 1, 1, 1, 1, false},       // a single pixel of a single class
-      {2, 3, 5, 7, 5, 7, false},       // logits at label size
-      {1, 19, 9, 300, 9, 300, false},  // the same, more columns than a block
-      {1, 19, 8, 16, 32, 64, false},   // the usual 4x
-      {2, 5, 3, 4, 24, 32, false},     // 8x: more output rows between two source rows than are done at once
-      {1, 4, 6, 10, 12, 20, false},    // 2x
-      {1, 3, 5, 6, 5, 24, false},      // one direction only
-      {1, 3, 5, 6, 20, 6, false},      // the other
-      {1, 2, 1, 1, 16, 32, false},     // one source pixel
-      {1, 150, 3, 40, 12, 160, false}, // many classes: several blocks, one histogram copy
-      {1, 7, 4, 260, 16, 1040, false}, // several blocks, each with its seam
-      {1, 3, 12, 12, 16, 16, false},   // 4/3: not a whole ratio, yet exact (eighths)
-      {2, 6, 7, 9, 7, 9, true},        // NaN and infinities, at label size
-      {2, 6, 8, 8, 32, 32, true},      // upsampled
-      {2, 6, 8, 8, 8, 32, true},       // in one direction: the other has no neighbours
-      {2, 6, 8, 8, 16, 8, true},       // the other way round
+      {1, 1, 1, 1, 1, 1, false},        // a single pixel of a single class
+      {2, 3, 5, 7, 5, 7, false},        // logits at label size
+      {1, 19, 9, 300, 9, 300, false},   // the same, more columns than a block
+      {1, 19, 8, 16, 32, 64, false},    // the usual 4x
+      {2, 5, 3, 4, 24, 32, false},      // 8x: more output rows between two source rows than are done at once
+      {1, 4, 6, 10, 12, 20, false},     // 2x
+      {1, 3, 5, 6, 5, 24, false},       // one direction only
+      {1, 3, 5, 6, 20, 6, false},       // the other
+      {1, 2, 1, 1, 16, 32, false},      // one source pixel
+      {1, 150, 3, 40, 12, 160, false},  // many classes: several blocks, one histogram copy
+      {1, 7, 4, 260, 16, 1040, false},  // several blocks, each with its seam
+      {1, 3, 12, 12, 16, 16, false},    // 4/3: not a whole ratio, yet exact (eighths)
+      {2, 6, 7, 9, 7, 9, true},         // NaN and infinities, at label size
+      {2, 6, 8, 8, 32, 32, true},       // upsampled
+      {2, 6, 8, 8, 8, 32, true},        // in one direction: the other has no neighbours
+      {2, 6, 8, 8, 16, 8, true},        // the other way round
   };
   for (const Case& c : cases)
     for (bool channels_last : {false, true}) {

@@ -22,6 +22,6 @@ def segmentation_counts_reference(
     valid = labels != ignore_index
     pair = labels[valid].long() * (num_classes + 1) + prediction[valid]
     # unique sorts; bincount has no deterministic CUDA version.
-    kinds, numbers = pair.unique(return_counts=True)
+    kinds, numbers = torch.unique(pair, return_counts=True)
     counts.view(-1)[kinds] = numbers
     return counts
