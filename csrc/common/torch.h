@@ -17,11 +17,13 @@ namespace dgseg {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+#if !defined(__CUDACC__)  // nvcc's host pass does not take a lambda inside a lambda
 inline Parallel torch_parallel() {
   return {[](int64_t tasks, TaskRange body, void* context) {
     torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) { body(begin, end, context); });
   }};
 }
+#endif
 
 inline LabelType label_type(const Tensor& labels) {
   switch (labels.scalar_type()) {

@@ -5,6 +5,7 @@ from dgseg.ops.boundary_bands import boundary_bands
 from dgseg.ops.entropy_weighted_cross_entropy import entropy_weighted_cross_entropy
 from dgseg.ops.prototype_ema import prototype_ema_
 from dgseg.ops.prototype_info_nce import prototype_info_nce
+from dgseg.ops.segmentation_counts import segmentation_counts
 
 __all__ = [
     "backends",
@@ -12,4 +13,5 @@ __all__ = [
     "entropy_weighted_cross_entropy",
     "prototype_ema_",
     "prototype_info_nce",
+    "segmentation_counts",
 ]

@@ -33,8 +33,8 @@ def native_library(kind: str) -> str | None:
         return f"{path.name} was not built (run `make build`, or install a wheel that has it)"
     try:
         torch.ops.load_library(path)
-    except OSError as error:
-        return f"{path.name} does not load: {error}"
+    except OSError as error:  # torch says that it could not; its cause says why
+        return f"{path.name} does not load: {error.__cause__ or error}"
     return None
 
 
