@@ -116,15 +116,9 @@ Tensor boundary_bands_cuda(const Tensor& labels, std::vector<int64_t> radii, int
     return out;
   }
   switch (a.type) {
-    case LabelType::u8:
-      launch_tiles<uint8_t>(a, N, radii, stream);
-      break;
-    case LabelType::i32:
-      launch_tiles<int32_t>(a, N, radii, stream);
-      break;
-    case LabelType::i64:
-      launch_tiles<int64_t>(a, N, radii, stream);
-      break;
+    case LabelType::u8: launch_tiles<uint8_t>(a, N, radii, stream); break;
+    case LabelType::i32: launch_tiles<int32_t>(a, N, radii, stream); break;
+    case LabelType::i64: launch_tiles<int64_t>(a, N, radii, stream); break;
   }
   return out;
 }

@@ -114,12 +114,9 @@ struct Computed<double> {
 
 DGSEG_PHASE int64_t read_label(const void* labels, LabelType type, int64_t at) {
   switch (type) {
-    case LabelType::u8:
-      return static_cast<const uint8_t*>(labels)[at];
-    case LabelType::i32:
-      return static_cast<const int32_t*>(labels)[at];
-    default:
-      return static_cast<const int64_t*>(labels)[at];
+    case LabelType::u8: return static_cast<const uint8_t*>(labels)[at];
+    case LabelType::i32: return static_cast<const int32_t*>(labels)[at];
+    default: return static_cast<const int64_t*>(labels)[at];
   }
 }
 

@@ -74,18 +74,10 @@ void sum_task(const SumsWork& work, int64_t task) {
 void sum_tasks(int64_t begin, int64_t end, void* context) {
   const auto& work = *static_cast<const SumsWork*>(context);
   for (int64_t task = begin; task < end; ++task) switch (work.args.type) {
-      case FloatType::f32:
-        sum_task<float>(work, task);
-        break;
-      case FloatType::f64:
-        sum_task<double>(work, task);
-        break;
-      case FloatType::f16:
-        sum_task<Half>(work, task);
-        break;
-      case FloatType::bf16:
-        sum_task<BFloat16>(work, task);
-        break;
+      case FloatType::f32: sum_task<float>(work, task); break;
+      case FloatType::f64: sum_task<double>(work, task); break;
+      case FloatType::f16: sum_task<Half>(work, task); break;
+      case FloatType::bf16: sum_task<BFloat16>(work, task); break;
     }
 }
 

@@ -45,12 +45,9 @@ inline void read_map(const PixelMap& map, int64_t image, int64_t width, int64_t 
 inline int64_t value_at(const PixelMap& map, int64_t image, int64_t width, int64_t pixel) {
   const int64_t offset = image * map.stride_image + pixel / width * map.stride_row + pixel % width * map.stride_column;
   switch (map.type) {
-    case LabelType::u8:
-      return static_cast<const uint8_t*>(map.data)[offset];
-    case LabelType::i32:
-      return static_cast<const int32_t*>(map.data)[offset];
-    case LabelType::i64:
-      break;
+    case LabelType::u8: return static_cast<const uint8_t*>(map.data)[offset];
+    case LabelType::i32: return static_cast<const int32_t*>(map.data)[offset];
+    case LabelType::i64: break;
   }
   return static_cast<const int64_t*>(map.data)[offset];
 }

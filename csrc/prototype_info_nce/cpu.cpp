@@ -33,12 +33,9 @@ struct Call {
 
 int64_t label_at(const PrototypeInfoNceArgs& a, int64_t offset) {
   switch (a.label_type) {
-    case LabelType::u8:
-      return static_cast<const uint8_t*>(a.labels)[offset];
-    case LabelType::i32:
-      return static_cast<const int32_t*>(a.labels)[offset];
-    case LabelType::i64:
-      break;
+    case LabelType::u8: return static_cast<const uint8_t*>(a.labels)[offset];
+    case LabelType::i32: return static_cast<const int32_t*>(a.labels)[offset];
+    case LabelType::i64: break;
   }
   return static_cast<const int64_t*>(a.labels)[offset];
 }
@@ -233,27 +230,19 @@ void backward(const PrototypeInfoNceArgs& a, const Parallel& parallel) {
 
 void prototype_info_nce_forward(const PrototypeInfoNceArgs& args, const Parallel& parallel) {
   switch (args.type) {
-    case FloatType::f32:
-      return forward<float, float>(args, parallel);
-    case FloatType::f64:
-      return forward<double, double>(args, parallel);
-    case FloatType::f16:
-      return forward<float, Half>(args, parallel);
-    case FloatType::bf16:
-      return forward<float, BFloat16>(args, parallel);
+    case FloatType::f32: return forward<float, float>(args, parallel);
+    case FloatType::f64: return forward<double, double>(args, parallel);
+    case FloatType::f16: return forward<float, Half>(args, parallel);
+    case FloatType::bf16: return forward<float, BFloat16>(args, parallel);
   }
 }
 
 void prototype_info_nce_backward(const PrototypeInfoNceArgs& args, const Parallel& parallel) {
   switch (args.type) {
-    case FloatType::f32:
-      return backward<float, float>(args, parallel);
-    case FloatType::f64:
-      return backward<double, double>(args, parallel);
-    case FloatType::f16:
-      return backward<float, Half>(args, parallel);
-    case FloatType::bf16:
-      return backward<float, BFloat16>(args, parallel);
+    case FloatType::f32: return backward<float, float>(args, parallel);
+    case FloatType::f64: return backward<double, double>(args, parallel);
+    case FloatType::f16: return backward<float, Half>(args, parallel);
+    case FloatType::bf16: return backward<float, BFloat16>(args, parallel);
   }
 }
 

@@ -250,14 +250,10 @@ template <bool Tame, class T>
 void predict_rows(int rows, const Columns<T>& columns, const Pair<T>& pair, int64_t classes, int64_t pitch, int64_t x0,
                   int64_t count, int32_t* predictions, int64_t stride) {
   switch (rows) {
-    case 1:
-      return predict_between<1, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
-    case 2:
-      return predict_between<2, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
-    case 3:
-      return predict_between<3, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
-    default:
-      return predict_between<4, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
+    case 1: return predict_between<1, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
+    case 2: return predict_between<2, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
+    case 3: return predict_between<3, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
+    default: return predict_between<4, Tame>(columns, pair, classes, pitch, x0, count, predictions, stride);
   }
 }
 
@@ -474,15 +470,9 @@ void count(const SegmentationCountsArgs& a, const Columns<typename ComputeType<S
   parallel.run(a.images * job.tasks, run_tasks<S>, &job);
   if (bad_image == a.images) return;
   switch (a.labels_type) {
-    case LabelType::u8:
-      *a.bad = find_bad<uint8_t>(a, bad_image);
-      break;
-    case LabelType::i32:
-      *a.bad = find_bad<int32_t>(a, bad_image);
-      break;
-    case LabelType::i64:
-      *a.bad = find_bad<int64_t>(a, bad_image);
-      break;
+    case LabelType::u8: *a.bad = find_bad<uint8_t>(a, bad_image); break;
+    case LabelType::i32: *a.bad = find_bad<int32_t>(a, bad_image); break;
+    case LabelType::i64: *a.bad = find_bad<int64_t>(a, bad_image); break;
   }
 }
 
@@ -498,14 +488,10 @@ void count(const SegmentationCountsArgs& a, const Parallel& parallel) {
 void segmentation_counts(const SegmentationCountsArgs& args, const Parallel& parallel) {
   if (args.images * args.label_height * args.label_width == 0) return;
   switch (args.logits_type) {
-    case FloatType::f32:
-      return count<float>(args, parallel);
-    case FloatType::f64:
-      return count<double>(args, parallel);
-    case FloatType::f16:
-      return count<Half>(args, parallel);
-    case FloatType::bf16:
-      return count<BFloat16>(args, parallel);
+    case FloatType::f32: return count<float>(args, parallel);
+    case FloatType::f64: return count<double>(args, parallel);
+    case FloatType::f16: return count<Half>(args, parallel);
+    case FloatType::bf16: return count<BFloat16>(args, parallel);
   }
 }
 

@@ -77,18 +77,10 @@ Tensor segmentation_counts_cuda(const Tensor& logits, const Tensor& labels, int6
                          0,
                          0};
   switch (float_type(logits)) {
-    case FloatType::f32:
-      launch<float>(a, N, stream);
-      break;
-    case FloatType::f64:
-      launch<double>(a, N, stream);
-      break;
-    case FloatType::f16:
-      launch<DeviceHalf>(a, N, stream);
-      break;
-    case FloatType::bf16:
-      launch<DeviceBFloat16>(a, N, stream);
-      break;
+    case FloatType::f32: launch<float>(a, N, stream); break;
+    case FloatType::f64: launch<double>(a, N, stream); break;
+    case FloatType::f16: launch<DeviceHalf>(a, N, stream); break;
+    case FloatType::bf16: launch<DeviceBFloat16>(a, N, stream); break;
   }
   return counts;
 }

@@ -27,7 +27,7 @@ def blocks(depth: int, double: bool) -> tuple[int, int]:
 
 
 @triton.jit
-def weighted_sums_kernel(  # type: ignore[no-untyped-def]
+def weighted_sums_kernel(
     features,
     thinnest,  # int32 [images * per_image]: the thinnest cell that a pixel feeds, or -1
     weights,  # [slots, images * per_image], COMPUTE
