@@ -14,7 +14,7 @@
 //
 // Legend: N images, C classes, h w logits' size, H W labels' size, T compute type, S storage type of the logits,
 // P pixels of a block, v vector index within a block.
-#include "../common/bilinear.h"
+#include "../common/upsample.h"
 #include "../common/scratch.h"
 #include "../common/simd.h"
 #include "kernel.h"
@@ -111,8 +111,8 @@ struct PixelMaps {
 };
 
 template <class T, bool with_entropy, class Logits>
-DGSEG_INLINE void pixel_block(int64_t C, int64_t count, const Logits& logit, const BlockLabels& labels,
-                              PixelMaps<T>& maps) {
+__attribute__((noinline)) void pixel_block(int64_t C, int64_t count, const Logits& logit, const BlockLabels& labels,
+                                           PixelMaps<T>& maps) {
   constexpr int n = Lanes<T>::n;
   alignas(64) T own[kBlock];
   for (int64_t p = 0; p < count; ++p) own[p] = labels.label[p] >= 0 ? logit.at(labels.label[p], p) : T(0);
@@ -140,8 +140,8 @@ DGSEG_INLINE void pixel_block(int64_t C, int64_t count, const Logits& logit, con
 
 // Masks what does not count, writes the maps and adds the block to the moments.
 template <class T>
-DGSEG_INLINE void finish_pixels(const EntropyPixelsArgs& a, int64_t offset, int64_t count, const BlockLabels& labels,
-                                PixelMaps<T>& maps, EntropyMoments& moments) {
+__attribute__((noinline)) void finish_pixels(const EntropyPixelsArgs& a, int64_t offset, int64_t count,
+                                             const BlockLabels& labels, PixelMaps<T>& maps, EntropyMoments& moments) {
   EntropyMoments block;
   block.total = double(count);
   int64_t valid = 0, band = 0;
@@ -255,8 +255,8 @@ inline int64_t up_groups(int64_t h) { return (h + kUpTaskRows - 1) / kUpTaskRows
 
 // One source row of all classes, interpolated horizontally for a block of columns: to[c][P].
 template <class S, class T>
-DGSEG_INLINE void interpolate_row(const LogitsAndLabels& in, const Axis<T>& columns, int64_t image, int64_t row,
-                                  int64_t x0, int64_t count, T* source, T* to) {
+__attribute__((noinline)) void interpolate_row(const LogitsAndLabels& in, const Axis<T>& columns, int64_t image,
+                                               int64_t row, int64_t x0, int64_t count, T* source, T* to) {
   // The part of the row that these columns need, in T and contiguous.
   const int64_t from = columns.low(x0), until = columns.high(x0 + count - 1) + 1;
   const S* logits = static_cast<const S*>(in.logits) + image * in.stride_n + row * in.stride_h;
@@ -403,7 +403,8 @@ struct BackwardBlock {
   alignas(64) T log_sum_exp[kBlock];
   alignas(64) typename Lanes<T>::integer label[kBlock];
 
-  DGSEG_INLINE void read(const EntropyBackwardArgs& a, BlockLabels& labels, int64_t offset, int64_t count) {
+  __attribute__((noinline)) void read(const EntropyBackwardArgs& a, BlockLabels& labels, int64_t offset,
+                                      int64_t count) {
     const T grad_loss = *static_cast<const T*>(a.grad_loss);
     const T* weights = static_cast<const T*>(a.weights) + offset;
     const T* sums = static_cast<const T*>(a.log_sum_exp) + offset;

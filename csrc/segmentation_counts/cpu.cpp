@@ -15,9 +15,9 @@
 #include <cstring>
 #include <type_traits>
 
+#include "../common/bilinear.h"
 #include "../common/scratch.h"
 #include "../common/simd.h"
-#include "bilinear.h"
 #include "kernel.h"
 
 namespace dgseg::DGSEG_ISA {

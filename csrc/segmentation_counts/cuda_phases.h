@@ -8,8 +8,8 @@
 #pragma once
 #include <cmath>
 
+#include "../common/bilinear.h"
 #include "../common/cuda_phases.h"
-#include "bilinear.h"
 
 namespace dgseg {
 namespace {
