@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -29,8 +30,11 @@ class CMakeBuild(build_ext):
         ]
         options = ("DGSEG_CUDA", "DGSEG_CUDA_ARCHITECTURES")
         configure += [f"-D{option}={os.environ[option]}" for option in options if option in os.environ]
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build)], check=True)
+        # An environment that is not activated has its cmake and ninja beside its Python, not on PATH.
+        path = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
+        environment = os.environ | {"PATH": path}
+        subprocess.run(configure, check=True, env=environment)
+        subprocess.run(["cmake", "--build", str(build)], check=True, env=environment)
 
     def get_outputs(self) -> list[str]:
         return []
