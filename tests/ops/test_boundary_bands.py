@@ -133,7 +133,7 @@ def test_labels_beyond_a_byte_stay_distinct(dtype):
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_other_instruction_sets(isa):
     # The suite itself runs the best variant of this machine; the choice is made once per process.
-    names = "equals_reference_on_every_shape or in_one_strip_only or layouts"
+    names = "(equals_reference_on_every_shape and dtype0) or in_one_strip_only or layouts"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", names]
     done = subprocess.run(command, env=os.environ | {"DGSEG_ISA": isa}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
