@@ -220,6 +220,11 @@ inline Half from_float<Half>(float v) {
 #endif
 }
 
+template <class S>
+constexpr bool is_half = false;
+template <>
+constexpr bool is_half<Half> = true;
+
 // What a kernel computes in for tensors of storage type S.
 template <class S>
 struct ComputeType {
@@ -246,6 +251,17 @@ DGSEG_INLINE void load_row(T* __restrict to, const S* __restrict from, int64_t s
   if constexpr (sizeof(S) == sizeof(T)) {
     if (stride == 1) return copy_row(to, from, count);
   }
+#if defined(__F16C__)
+  if constexpr (is_half<S>) {  // compilers do not vectorise this conversion by themselves
+    if (stride == 1) {
+      int64_t i = 0;
+      for (; i + 8 <= count; i += 8)
+        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+      for (; i < count; ++i) to[i] = to_float(from[i]);
+      return;
+    }
+  }
+#endif
   if (stride == 1)
     for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
   else
@@ -253,6 +269,17 @@ DGSEG_INLINE void load_row(T* __restrict to, const S* __restrict from, int64_t s
 }
 template <class S, class T>
 DGSEG_INLINE void store_row(S* __restrict to, int64_t stride, const T* __restrict from, int64_t count) {
+#if defined(__F16C__)
+  if constexpr (is_half<S>) {
+    if (stride == 1) {
+      int64_t i = 0;
+      for (; i + 8 <= count; i += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
+      for (; i < count; ++i) to[i] = from_float<S>(from[i]);
+      return;
+    }
+  }
+#endif
   if constexpr (sizeof(S) < sizeof(T)) {
     for (int64_t i = 0; i < count; ++i) to[i * stride] = from_float<S>(from[i]);
   } else if (stride == 1) {

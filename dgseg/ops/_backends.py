@@ -74,7 +74,7 @@ def serve(operator: str, device: str, backend: str, missing: str | None) -> None
 @functools.cache
 def _announce(operator: str, device: str) -> None:
     reason = _missing.get(operator, {}).get(device, f"there is no implementation for {device}")
-    warnings.warn(f"dgseg.ops.{operator} uses its plain torch reference on {device}: {reason}", stacklevel=4)
+    warnings.warn(f"dgseg.ops.{operator} uses its plain torch reference on {device}: {reason}", stacklevel=5)
 
 
 def compiled(operator: str, device: torch.device) -> bool:
