@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgseg.ops import prototype_ema_
-from dgseg.ops.prototype_ema.reference import pixel_keys
+from dgseg.ops.prototype_ema.order import pixel_keys
 from tests.ops.harness import (
     DEVICE,
     FLOATS,

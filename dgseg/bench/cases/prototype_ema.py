@@ -35,7 +35,7 @@ def closed_form(prototypes: Tensor, updates: Tensor, features: Tensor, target: T
 
 
 def _case(device: torch.device, size: Size) -> Case:
-    from dgseg.ops.prototype_ema.reference import pixel_keys
+    from dgseg.ops.prototype_ema.order import pixel_keys
 
     N, D, h, w = (4, 256, 128, 128) if size == "table" else (2, 16, 9, 11)
     labels, bands = banded(N, h, w, device)

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dgseg.ops.prototype_ema.reference import cell_indices, pixel_keys
+from dgseg.ops.prototype_ema.order import cell_indices, pixel_keys
 
 
 def global_ranks(

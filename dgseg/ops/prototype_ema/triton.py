@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgseg.ops.prototype_ema.reference import cell_indices, pixel_weights
+from dgseg.ops.prototype_ema.order import cell_indices
+from dgseg.ops.prototype_ema.reference import pixel_weights
 
 MOST_PROGRAMS = 256
 BLOCK_K = 64

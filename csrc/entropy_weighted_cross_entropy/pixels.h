@@ -1,0 +1,157 @@
+// First pass: logits -> per pixel log-sum-exp, entropy (in bands) and cross-entropy; moments of the band entropy.
+#pragma once
+#include "block.h"
+
+namespace dgseg::DGSEG_ISA {
+namespace {
+
+template <class T>
+struct PixelMaps {
+  alignas(64) T log_sum_exp[kBlock];
+  alignas(64) T entropy[kBlock];
+  alignas(64) T cross_entropy[kBlock];
+};
+
+template <class T, bool with_entropy, class Logits>
+__attribute__((noinline)) void pixel_block(int64_t C, int64_t count, const Logits& logit, const BlockLabels& labels,
+                                           PixelMaps<T>& maps) {
+  constexpr int n = Lanes<T>::n;
+  alignas(64) T own[kBlock];
+  for (int64_t p = 0; p < count; ++p) own[p] = labels.label[p] >= 0 ? logit.at(labels.label[p], p) : T(0);
+  for (int64_t v = 0; v * n < count; v += kUnroll) {
+    Vf<T> biggest[kUnroll], sum[kUnroll], moment[kUnroll];
+    for (int u = 0; u < kUnroll; ++u) biggest[u] = logit(0, v + u), sum[u] = moment[u] = splat(T(0));
+    for (int64_t c = 1; c < C; ++c)
+      for (int u = 0; u < kUnroll; ++u) biggest[u] = larger(biggest[u], logit(c, v + u));
+    for (int64_t c = 0; c < C; ++c)
+      for (int u = 0; u < kUnroll; ++u) {
+        const Vf<T> shifted = clamp_exponent<T>(logit(c, v + u) - biggest[u]);
+        const Vf<T> e = exponential_in_range(shifted);
+        sum[u] += e;
+        if (with_entropy) moment[u] += e * shifted;
+      }
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t p = (v + u) * n;
+      const Vf<T> log_sum = logarithm(sum[u]);
+      store(maps.log_sum_exp + p, biggest[u] + log_sum);
+      store(maps.cross_entropy + p, (biggest[u] - load(own + p)) + log_sum);
+      if (with_entropy) store(maps.entropy + p, log_sum - moment[u] / sum[u]);
+    }
+  }
+}
+
+// Masks what does not count, writes the maps and adds the block to the moments.
+template <class T>
+__attribute__((noinline)) void finish_pixels(const EntropyPixelsArgs& a, int64_t offset, int64_t count,
+                                             const BlockLabels& labels, PixelMaps<T>& maps, EntropyMoments& moments) {
+  EntropyMoments block;
+  block.total = double(count);
+  int64_t valid = 0, band = 0;
+  T sum = 0, squares = 0;
+  for (int64_t p = 0; p < count; ++p) {
+    const bool counts = labels.label[p] >= 0;
+    valid += counts;
+    maps.log_sum_exp[p] = counts ? maps.log_sum_exp[p] : T(0);
+    maps.cross_entropy[p] = counts ? maps.cross_entropy[p] : T(0);
+  }
+  copy_row(static_cast<T*>(a.log_sum_exp) + offset, maps.log_sum_exp, count);
+  copy_row(static_cast<T*>(a.cross_entropy) + offset, maps.cross_entropy, count);
+  if (a.in.bands) {
+    for (int64_t p = 0; p < count; ++p) band += labels.band[p];
+    constexpr int n = Lanes<T>::n;
+    Vf<T> partial = splat(T(0));
+    for (int64_t p = count; p < round_up(count, n); ++p) maps.entropy[p] = 0;
+    for (int64_t p = 0; p < count; ++p) maps.entropy[p] = labels.band[p] ? maps.entropy[p] : T(0);
+    for (int64_t p = 0; p < count; p += n) partial += load(maps.entropy + p);
+    sum = lane_sum<T>(partial);
+    if (band > 0) {
+      const T mean = sum / T(band);
+      partial = splat(T(0));
+      alignas(64) T deviation[kBlock];
+      for (int64_t p = 0; p < round_up(count, n); ++p) deviation[p] = labels.band[p] ? maps.entropy[p] - mean : T(0);
+      for (int64_t p = 0; p < count; p += n) partial += load(deviation + p) * load(deviation + p);
+      squares = lane_sum<T>(partial);
+      block.mean = double(mean);
+    }
+    copy_row(static_cast<T*>(a.entropy) + offset, maps.entropy, count);
+  }
+  block.valid = double(valid);
+  block.band = double(band);
+  block.squares = double(squares);
+  merge(moments, block);
+}
+
+template <class S>
+void pixels_task_full(const Job<EntropyPixelsArgs>& job, int64_t task) {
+  using T = typename ComputeType<S>::type;
+  const EntropyPixelsArgs& a = *job.args;
+  const LogitsAndLabels& in = a.in;
+  const Flat flat(in);
+  const Segment segment(flat, task);
+  Scratch<T> copy(in.C * kBlock);
+  BlockLabels labels;
+  PixelMaps<T> maps;
+  TaskResult& result = job.results[task];
+  for (int64_t begin = segment.begin; begin < segment.end; begin += kBlock) {
+    const int64_t count = segment.end - begin < kBlock ? segment.end - begin : kBlock;
+    const int64_t offset = segment.image * in.H * in.W + segment.row * in.W + begin;
+    const S* logits = static_cast<const S*>(in.logits) + segment.image * in.stride_n + segment.row * in.stride_h +
+                      begin * in.stride_w;
+    for (int64_t c = 0; c < in.C; ++c) {
+      // The hardware's prefetcher does not follow C planes at once: ask for this plane's next block now.
+      if (in.stride_w == 1 && begin + kBlock < segment.end)
+        for (int64_t p = 0; p < kBlock; p += 64 / int64_t(sizeof(S)))
+          __builtin_prefetch(logits + c * in.stride_c + kBlock + p);
+      load_row(copy.get() + c * kBlock, logits + c * in.stride_c, in.stride_w, count);
+      for (int64_t p = count; p < kBlock; ++p) copy[c * kBlock + p] = 0;
+    }
+    if (read_labels(in, offset, count, labels)) note_bad(in, segment.image, offset, count, result.bad);
+    const CopiedLogits<T, kBlock> logit{copy.get()};
+    if (in.bands)
+      pixel_block<T, true>(in.C, count, logit, labels, maps);
+    else
+      pixel_block<T, false>(in.C, count, logit, labels, maps);
+    finish_pixels(a, offset, count, labels, maps, result.moments);
+  }
+}
+
+template <class S>
+void pixels_task_up(const Job<EntropyPixelsArgs>& job, int64_t task) {
+  using T = typename ComputeType<S>::type;
+  const EntropyPixelsArgs& a = *job.args;
+  const LogitsAndLabels& in = a.in;
+  const auto& rows = *static_cast<const Axis<T>*>(job.rows);
+  const auto& columns = *static_cast<const Axis<T>*>(job.columns);
+  const int64_t image = task / up_groups(in.h), first = task % up_groups(in.h) * kUpTaskRows;
+  const int64_t last = first + kUpTaskRows < in.h ? first + kUpTaskRows : in.h;
+  UpBuffers<T> buffers(in.C, in.w);
+  BlockLabels labels;
+  PixelMaps<T> maps;
+  TaskResult& result = job.results[task];
+  for (int64_t x0 = 0; x0 < in.W; x0 += kUpBlock) {
+    const int64_t count = in.W - x0 < kUpBlock ? in.W - x0 : kUpBlock;
+    T* below = buffers.one.get();
+    T* above = buffers.other.get();
+    interpolate_row<S, T>(in, columns, image, first, x0, count, buffers.source.get(), below);
+    for (int64_t row = first; row < last; ++row) {
+      const int64_t next = row + 1 < in.h ? row + 1 : row;
+      interpolate_row<S, T>(in, columns, image, next, x0, count, buffers.source.get(), above);
+      for (int64_t y = rows.first(row); y < rows.first(row + 1); ++y) {
+        const int64_t offset = (image * in.H + y) * in.W + x0;
+        if (read_labels(in, offset, count, labels)) note_bad(in, image, offset, count, result.bad);
+        const BetweenRows<T, kUpBlock> logit{below, above, rows.fraction(y)};
+        if (in.bands)
+          pixel_block<T, true>(in.C, count, logit, labels, maps);
+        else
+          pixel_block<T, false>(in.C, count, logit, labels, maps);
+        finish_pixels(a, offset, count, labels, maps, result.moments);
+      }
+      T* swap = below;
+      below = above;
+      above = swap;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dgseg::DGSEG_ISA
