@@ -28,7 +28,8 @@ help:  ## list the targets
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("dgseg needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	@command -v $(CXX) >/dev/null || { echo "dgseg needs a C++20 compiler; '$(CXX)' was not found. Install g++ or set CXX."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }  # a half-made one would be taken for whole next time
 
 # The stamp is written last: an interrupted installation starts over. The build tools go in first, because
 # --no-build-isolation builds against the very torch that the tests will load.
@@ -40,7 +41,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt | $(BIN)/python
 
 # Configuring again takes a second, and notices another torch, another nvcc or other flags; ninja does the rest.
 build: $(INSTALLED)  ## build the native code into dgseg/_lib
-	@cmake -S . -B $(BUILD) -G Ninja -DPython3_EXECUTABLE=$(abspath $(BIN)/python) -DDGSEG_TESTS=ON \
+	@cmake -S . -B $(BUILD) -G Ninja '-DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python' -DDGSEG_TESTS=ON \
 	  -DDGSEG_CUDA=$(DGSEG_CUDA) '-DDGSEG_CUDA_ARCHITECTURES=$(DGSEG_CUDA_ARCHITECTURES)' --log-level=WARNING
 	@cmake --build $(BUILD)
 

@@ -1,6 +1,7 @@
 #include "../common/torch.h"
 #include "kernel.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace dgseg {
@@ -19,7 +20,9 @@ Tensor boundary_bands_cpu(const Tensor& labels, std::vector<int64_t> radii, int6
   STD_TORCH_CHECK(stride >= 1, "boundary_bands: stride must be at least 1");
   STD_TORCH_CHECK(!size || size->size() == 2, "boundary_bands: size must hold two numbers");
   const int64_t N = labels.size(0), H = labels.size(1), W = labels.size(2);
+  // A window larger than the map sees no more than the map.
   const int64_t h = size ? (*size)[0] : (H + stride - 1) / stride, w = size ? (*size)[1] : (W + stride - 1) / stride;
+  for (int64_t& r : radii) r = std::min(r, std::max<int64_t>(1, std::max(h, w)));
   Tensor out = torch::stable::empty({N, h, w}, ScalarType::Byte, std::nullopt, labels.device());
   std::vector<int64_t> rows(static_cast<size_t>(h)), columns(static_cast<size_t>(w));
   bool dense = labels.stride(2) == 1 || w == 1;

@@ -5,6 +5,9 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <sstream>
+#include <stdexcept>
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -24,6 +27,15 @@ inline Parallel torch_parallel() {
   }};
 }
 #endif
+
+// For what users get wrong: the message alone, where STD_TORCH_CHECK puts the source file in front.
+template <class... Parts>
+inline void refuse_unless(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
 
 inline LabelType label_type(const Tensor& labels) {
   switch (labels.scalar_type()) {
@@ -51,8 +63,8 @@ inline ScalarType compute_type(const Tensor& tensor) {
 
 inline void check_labels(const BadLabel& bad, int64_t classes, int64_t ignore_index) {
   // Worded like dgseg.ops._checks.label_message.
-  STD_TORCH_CHECK(bad.image < 0, "labels hold ", bad.value, " at batch index ", bad.image, "; valid: 0 to ",
-                  classes - 1, ", or ", ignore_index, " to ignore: map raw ids to train ids first");
+  refuse_unless(bad.image < 0, "labels hold ", bad.value, " at batch index ", bad.image, "; valid: 0 to ", classes - 1,
+                ", or ", ignore_index, " to ignore: map raw ids to train ids first");
 }
 
 // A fresh tensor of many megabytes costs more in page faults than in writing: ask for huge pages. Only a hint.

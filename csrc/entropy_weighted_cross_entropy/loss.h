@@ -61,8 +61,7 @@ void loss_task(const LossJob& job, int64_t task) {
     }
     Vf<T> weighted = splat(T(0)), plain = splat(T(0));
     for (int64_t p = 0; p < round_up(count, n); p += n) {
-      // 0 * inf: a masked-out class at a pixel of weight 0 must not turn the loss into NaN.
-      weighted += load(weight + p) == T(0) ? splat(T(0)) : load(weight + p) * load(loss + p);
+      weighted += load(weight + p) * load(loss + p);  // ignored pixels hold 0 in both; NaN times weight 0 stays NaN
       plain += load(loss + p);
     }
     int64_t valid = 0;

@@ -49,11 +49,11 @@ std::tuple<Tensor, Tensor> prototype_ema_ranks_cpu(const Tensor& labels, const T
                                 &bad_band};
   DGSEG_PICK(prototype_ranks)(args, torch_parallel());
   // Worded like dgseg.ops.prototype_ema.reference.check_values.
-  STD_TORCH_CHECK(bad_band.image < 0, "bands hold ", bad_band.value, " at batch index ", bad_band.image,
-                  "; valid: 0 (no band) to ", granularities, ", one per granularity of prototypes");
-  STD_TORCH_CHECK(bad_label.image < 0, "labels hold ", bad_label.value, " at batch index ", bad_label.image,
-                  " inside a band; valid: 0 to ", classes - 1,
-                  ": map raw ids to train ids first, or give such pixels band 0");
+  refuse_unless(bad_band.image < 0, "bands hold ", bad_band.value, " at batch index ", bad_band.image,
+                "; valid: 0 (no band) to ", granularities, ", one per granularity of prototypes");
+  refuse_unless(bad_label.image < 0, "labels hold ", bad_label.value, " at batch index ", bad_label.image,
+                " inside a band; valid: 0 to ", classes - 1,
+                ": map raw ids to train ids first, or give such pixels band 0");
   return {counts, ranks};
 }
 

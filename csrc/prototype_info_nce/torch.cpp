@@ -61,9 +61,9 @@ struct Arguments {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& features, const Tensor& labels, const Tensor& bands,
-                                           const Tensor& prototypes, const Tensor& weights, std::optional<Tensor> seen,
-                                           double temperature, bool nested) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& features, const Tensor& labels, const Tensor& bands,
+                                                   const Tensor& prototypes, const Tensor& weights,
+                                                   std::optional<Tensor> seen, double temperature, bool nested) {
   Arguments arguments(features, labels, bands, prototypes, weights, seen, temperature, nested);
   PrototypeInfoNceArgs& args = arguments.args;
   const auto device = features.device();
@@ -79,12 +79,11 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& features, const Tensor&
   args.bad_band = &bad_band;
   DGSEG_PICK(prototype_info_nce_forward)(args, torch_parallel());
   // Worded like dgseg.ops.prototype_info_nce.reference.
-  STD_TORCH_CHECK(bad_label.image < 0, "labels hold ", bad_label.value, " at batch index ", bad_label.image,
-                  " where bands > 0; valid there: 0 to ", args.classes - 1,
-                  ": set bands to 0 where labels are ignored");
-  STD_TORCH_CHECK(bad_band.image < 0, "bands hold ", bad_band.value, " at batch index ", bad_band.image,
-                  "; prototypes have ", args.granularities, " per class, so bands must be 0 to ", args.granularities);
-  return {torch::stable::to(loss_sum, compute_type(features)), count, log_sum_exp};
+  refuse_unless(bad_label.image < 0, "labels hold ", bad_label.value, " at batch index ", bad_label.image,
+                " where bands > 0; valid there: 0 to ", args.classes - 1, ": set bands to 0 where labels are ignored");
+  refuse_unless(bad_band.image < 0, "bands hold ", bad_band.value, " at batch index ", bad_band.image,
+                "; prototypes have ", args.granularities, " per class, so bands must be 0 to ", args.granularities);
+  return {torch::stable::to(loss_sum, compute_type(features)), count, log_sum_exp, torch::stable::clone(prototypes)};
 }
 
 Tensor backward(const Tensor& grad, const Tensor& features, const Tensor& labels, const Tensor& bands,

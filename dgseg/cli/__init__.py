@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from importlib import import_module
 
+from dgseg import __version__
+
 # verb -> (module with add_arguments(parser) and main(arguments) -> exit status, what `dgseg --help` says)
 VERBS = {
     "bench": ("dgseg.cli.bench", "time the operators against what one would use instead"),
@@ -15,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="dgseg", description="Segmentation models that hold up in domains they have never seen."
     )
+    parser.add_argument("--version", action="version", version=f"dgseg {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="<verb>", required=True)
     for verb, (_, summary) in VERBS.items():
         subparsers.add_parser(verb, help=summary, add_help=False)

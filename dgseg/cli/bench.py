@@ -8,7 +8,7 @@ import torch
 
 from dgseg.bench import report
 from dgseg.bench.cases import CASES
-from dgseg.bench.ops import Settings, run
+from dgseg.bench.ops import Result, Settings, run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +48,14 @@ def main(arguments: argparse.Namespace) -> int:
     )
     header = report.header(settings)
     print(report.header_text(header), flush=True)
-    results = run(arguments.op or list(CASES), settings, lambda result: print(report.text(result), flush=True))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report.as_json(header, results), indent=1) + "\n")
+    results: list[Result] = []
+
+    def show(result: Result) -> None:
+        print(report.text(result), flush=True)
+        results.append(result)
+        if arguments.json:  # again after every case: a run that is cut short keeps what it measured
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(report.as_json(header, results), indent=1) + "\n")
+
+    run(arguments.op or list(CASES), settings, show)
     return 1 if any(result.refused for result in results) else 0

@@ -85,6 +85,10 @@ def scene(colours: Tensor, batch: int, side: int, seed: int) -> tuple[Tensor, Te
 
 def main(arguments: argparse.Namespace) -> int:
     device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("dgseg demo: this torch sees no GPU; drop --device cuda")
+    if arguments.steps < 1:
+        raise SystemExit("dgseg demo: --steps must be at least 1")
     torch.manual_seed(arguments.seed)
     print(f"torch {torch.__version__} on {device}: {backends(device)}", flush=True)
     network = Network().to(device)

@@ -41,6 +41,7 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int], of: str) -> 
 def check_label_values(labels: Tensor, classes: int, ignore_index: int) -> None:
     """Raises for the first label that is neither a class nor ignored. Reads the values: for references and
     DGSEG_DEBUG=1; the CPU kernels check as they go."""
+    labels = labels.long()  # a number above 255 wraps when compared with uint8
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
     if bool(wrong.any()):
         at = [int(i) for i in wrong.nonzero()[0]]

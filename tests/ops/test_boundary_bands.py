@@ -100,6 +100,14 @@ def test_sampling(sampling):
     assert torch.equal(actual, boundary_bands.reference(sampled, (1, 2, 4)))
 
 
+def test_windows_larger_than_the_map_see_the_map():
+    # Radii beyond the map cost what the map costs, also where R^2 pixels would not fit in memory or in 64 bits.
+    for ignored in (0.0, 0.2):
+        labels = label_map(1, 27, 33, classes=3, ignored=ignored)
+        for radii in [(2, 100_000), (1, 2**62)]:
+            assert torch.equal(boundary_bands(labels, radii), boundary_bands.reference(labels, radii))
+
+
 def test_layouts():
     labels = label_map(2, 50, 131)
     expected = boundary_bands.reference(labels, (1, 2, 4))
@@ -168,6 +176,8 @@ def test_forced_reference(monkeypatch):
         (torch.zeros(4, 4, dtype=torch.uint8), {"radii": (1,)}, "must have 3 dimensions"),
         (torch.zeros(1, 4, 4), {"radii": (1,)}, "must be uint8, int32, int64"),
         ([[[1]]], {"radii": (1,)}, "must be a tensor"),
+        (torch.zeros(1, 4, 4, dtype=torch.uint8), {"radii": 1}, "sequence of whole numbers"),
+        (torch.zeros(1, 4, 4, dtype=torch.uint8), {"radii": (1.5,)}, "whole numbers"),
         (torch.zeros(1, 4, 4, dtype=torch.uint8), {"radii": ()}, "1 to 254"),
         (torch.zeros(1, 4, 4, dtype=torch.uint8), {"radii": (2, 1)}, "increasing"),
         (torch.zeros(1, 4, 4, dtype=torch.uint8), {"radii": (0, 1)}, "at least 1"),

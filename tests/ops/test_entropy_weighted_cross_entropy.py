@@ -529,3 +529,31 @@ def test_negative_and_huge_labels_are_named(monkeypatch, value):
     labels[2, 0, 0] = value
     with pytest.raises((ValueError, RuntimeError), match=f"labels hold {value} at batch index 2"):
         op(torch.zeros(3, 3, 8, 8, device=DEVICE), labels, None)
+
+
+def test_compiles_while_alpha_changes():
+    labels, logits = label_map(1, 9, 11, classes=4), normal(1, 4, 9, 11)
+    bands = torch.ones_like(labels)
+    function = compiled(lambda alpha: op(logits, labels, bands, alpha=alpha).loss)
+    for alpha in (1.0, 2.0, 3.5, 4.0):
+        expected = op(logits, labels, bands, alpha=alpha).loss
+        torch.testing.assert_close(function(alpha), expected)
+
+
+def test_nan_shows_under_a_weight_of_zero():
+    labels = torch.zeros(1, 4, 4, dtype=torch.uint8, device=DEVICE)
+    labels[:, 2:] = 1
+    logits = normal(1, 3, 4, 4)
+    logits[0, :, 0, 0] = torch.nan
+    weight = torch.tensor([0.0, 1.0, 1.0], device=DEVICE)
+    for function in (op, op.reference):
+        assert function(logits, labels, None, class_weight=weight).loss.isnan()
+        assert function(logits, labels, torch.ones_like(labels), weighting="fixed", alpha=0.0).loss.isnan()
+
+
+def test_more_classes_than_a_byte_holds():
+    labels, logits = label_map(1, 9, 11, classes=256, ignored=0.0), normal(1, 300, 9, 11)
+    found = op(logits, labels, None, ignore_index=-1).loss
+    torch.testing.assert_close(found, torch.nn.functional.cross_entropy(logits, labels.long()))
+    reference = op.reference(logits, labels, None, ignore_index=-1).loss
+    torch.testing.assert_close(reference, found)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dgseg.ops import prototype_info_nce
+from dgseg.ops import prototype_ema_, prototype_info_nce
 from tests.ops.harness import (
     DEVICE,
     FLOATS,
@@ -262,6 +262,68 @@ def test_the_bank_may_move_before_the_backward():
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_compiled_step_may_move_the_bank_too():
+    # inductor drops a plain copy of a tensor that is later written to: the operator must keep its own.
+    features, labels, bands, prototypes, weights, _ = case((2, 8, 6, 7, 3, 1))
+    updates = torch.zeros(3, 1, dtype=torch.int64, device=DEVICE)
+
+    def step(features: Tensor, bank: Tensor, updates: Tensor) -> Tensor:
+        loss = prototype_info_nce(features, labels, bands, bank, weights)
+        prototype_ema_(bank, updates, features.detach(), labels, bands)
+        return loss
+
+    _, expected = loss_and_gradient(prototype_info_nce, features, labels, bands, prototypes, weights)
+    for backend in ("aot_eager", "inductor"):
+        leaf = features.clone().requires_grad_()
+        loss = compiled(step, backend)(leaf, prototypes.clone(), updates.clone())
+        torch.testing.assert_close(torch.autograd.grad(loss * 1000, leaf)[0], expected)
+        leaf, bank = features.clone().requires_grad_(), prototypes.clone()
+        loss = compiled(prototype_info_nce, backend)(leaf, labels, bands, bank, weights)
+        prototype_ema_(bank, updates.clone(), features, labels, bands)
+        torch.testing.assert_close(torch.autograd.grad(loss * 1000, leaf)[0], expected)
+
+
+def test_compiles_while_the_temperature_changes():
+    *arguments, seen = case((1, 8, 5, 6, 3, 2))
+    function = compiled(lambda t: prototype_info_nce(*arguments, seen=seen, temperature=t))
+    for temperature in (0.07, 0.1, 0.2, 0.5):
+        expected = prototype_info_nce(*arguments, seen=seen, temperature=temperature)
+        torch.testing.assert_close(function(temperature), expected)
+
+
+@pytest.mark.parametrize(("dtype", "temperature"), [(torch.float64, 1e-3), (torch.float32, 5e-3)])
+def test_small_temperatures_need_the_largest_similarity(dtype, temperature):
+    # Differences of hundreds overflow exp unless the very largest similarity is taken off first.
+    for seed in range(4):
+        *arguments, seen = case((1, 8, 9, 9, 4, 2), dtype=dtype, share=0.8, seed=seed)
+        assert_equals_reference(*arguments, temperature=temperature, seen=seen)
+
+
+def test_unseen_prototypes_may_hold_anything():
+    features, labels, bands, prototypes, weights, seen = case((1, 8, 6, 7, 3, 2))
+    seen[1, 1] = False
+    expected = loss_and_gradient(prototype_info_nce, features, labels, bands, prototypes, weights, seen=seen)
+    prototypes[1, 1] = torch.nan
+    for function in (prototype_info_nce, prototype_info_nce.reference):
+        found = loss_and_gradient(function, features, labels, bands, prototypes, weights, seen=seen)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_second_derivatives_are_refused():
+    features, *rest, seen = case((1, 8, 5, 6, 3, 2))
+    loss = prototype_info_nce(features.requires_grad_(), *rest, seen=seen)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, features, create_graph=True)
+
+
+def test_more_classes_than_a_byte_holds():
+    labels = label_map(1, 9, 9, classes=256, ignored=0.0)
+    features, bands, weights = normal(1, 8, 9, 9), torch.ones_like(labels), torch.ones(300, 1, device=DEVICE)
+    bank = normal(300, 1, 8, seed=1)
+    expected = prototype_info_nce.reference(features.double(), labels, bands, bank.double(), weights.double())
+    torch.testing.assert_close(prototype_info_nce(features, labels, bands, bank, weights).double(), expected)
+
+
 def test_equal_bits_for_any_number_of_threads_and_every_run():
     *arguments, seen = case((3, 64, 50, 70, 19, 3), share=0.5)
     expected = loss_and_gradient(prototype_info_nce, *arguments, seen=seen)
@@ -316,7 +378,7 @@ def test_opcheck():
     permuted = (layouts(labels)["transposed"], layouts(bands)["transposed"], prototypes.permute(2, 1, 0).contiguous())
     arguments = (*permuted[:2], permuted[2].permute(2, 1, 0), weights, seen)
     opcheck("prototype_info_nce_forward", features, *arguments, 0.07, False)
-    *_, log_sum_exp = torch.ops.dgseg.prototype_info_nce_forward(features, *arguments, 0.07, False)
+    *_, log_sum_exp, _bank = torch.ops.dgseg.prototype_info_nce_forward(features, *arguments, 0.07, False)
     grad = torch.ones((), device=DEVICE)
     for layout in layouts(features).values():
         opcheck("prototype_info_nce_backward", grad, layout, *arguments, log_sum_exp, 0.07, False)
@@ -379,7 +441,7 @@ def test_two_ranks_equal_one_process():
 def test_needs_little_more_memory_than_the_gradient():
     script = """
 import torch
-from dgseg.ops import prototype_info_nce
+from dgseg.ops import prototype_ema_, prototype_info_nce
 def peak(): return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) * 1024
 torch.set_num_threads(2)
 features = torch.randn(4, 256, 128, 128, requires_grad=True)

@@ -298,3 +298,11 @@ def test_the_raw_operator_guards_itself():
         operator(FLOAT.to(DEVICE), LABEL[:, :2].to(DEVICE), 255)
     with pytest.raises(RuntimeError, match="one batch size"):
         operator(FLOAT.to(DEVICE), LABEL[:1].to(DEVICE), 255)
+
+
+def test_more_classes_than_a_byte_holds():
+    labels, logits = label_map(1, 9, 11, classes=256, ignored=0.0), normal(1, 300, 9, 11)
+    for function in (segmentation_counts, segmentation_counts.reference):
+        counts = function(logits, labels, num_classes=300, ignore_index=-1)
+        assert int(counts.sum()) == 99
+        assert torch.equal(counts.sum(1).cpu(), torch.bincount(labels.flatten().long().cpu(), minlength=300))

@@ -39,7 +39,7 @@ def source(folder: Path) -> Path:
     run(sys.executable, "-c", script, folder / "sdist", cwd=copy)
     (archive,) = (folder / "sdist").glob("dgseg-*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extractall(folder / "unpacked", filter="data")
+        tar.extractall(folder / "unpacked")  # our own archive; `filter` came with Python 3.11.4
     (unpacked,) = (folder / "unpacked").iterdir()
     return unpacked
 

@@ -45,13 +45,15 @@ def boundary_bands(
         uint8 [N, ⌈H/stride⌉, ⌈W/stride⌉] or [N, *size]: 0 = in no band or ignored, b+1 = band b is the thinnest.
     """
     _checks.check_tensor("labels", labels, "N H W", _checks.LABEL_DTYPES)
+    if isinstance(radii, int) or any(int(r) != r for r in radii):
+        raise ValueError(f"radii must be a sequence of whole numbers, such as (1, 2, 4); got {radii!r}")
     radii = [int(r) for r in radii]
     if not 1 <= len(radii) <= 254:
         raise ValueError(f"radii must hold 1 to 254 numbers; got {len(radii)}")
     if radii[0] < 1 or any(b <= a for a, b in pairwise(radii)):
         raise ValueError(f"radii must be increasing and at least 1, such as (1, 2, 4); got {tuple(radii)}")
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1; got {stride}")
+    if stride < 1 or int(stride) != stride:
+        raise ValueError(f"stride must be at least 1, and whole; got {stride}")
     if size is not None:
         if stride != 1:
             raise ValueError("give either stride or size, not both")

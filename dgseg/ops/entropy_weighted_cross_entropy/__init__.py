@@ -154,16 +154,17 @@ def _check(
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}; got {weighting!r}")
     if denominator not in DENOMINATORS:
         raise ValueError(f"denominator must be one of {', '.join(DENOMINATORS)}; got {denominator!r}")
-    if not (math.isfinite(alpha) and alpha >= 0):
+    # Comparisons, because torch.compile cannot trace math.isfinite for a number that changes between calls.
+    if not 0 <= alpha < math.inf:
         raise ValueError(f"alpha must be finite and at least 0; got {alpha}")
-    if not (math.isfinite(eps) and eps > 0):
+    if not 0 < eps < math.inf:
         raise ValueError(f"eps must be finite and above 0, or a band of equal entropies divides 0 by 0; got {eps}")
     if (threshold is not None) != (weighting == "threshold"):
         raise ValueError(
             f'threshold belongs to weighting="threshold": give both or neither; '
             f"got threshold={threshold} with weighting={weighting!r}"
         )
-    if threshold is not None and math.isnan(threshold):
+    if threshold is not None and threshold != threshold:
         raise ValueError("threshold must be a cross-entropy, such as -log of a confidence; got nan")
 
 

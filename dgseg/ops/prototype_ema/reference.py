@@ -106,6 +106,7 @@ REFERENCE = Functions(ranks_reference, weighted_sums_reference)
 def check_values(labels: Tensor, bands: Tensor, classes: int, granularities: int) -> None:
     """Raises for the first band or label that names no cell. Reads the values: for references and DGSEG_DEBUG=1."""
     # csrc/prototype_ema/torch.cpp words the CPU kernel's errors the same way.
+    labels, bands = labels.long(), bands.long()  # a number above 255 wraps when compared with uint8
     wrong = (bands < 0) | (bands > granularities)
     if bool(wrong.any()):
         at = tuple(wrong.nonzero()[0].tolist())

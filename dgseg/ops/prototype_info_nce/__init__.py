@@ -6,17 +6,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dgseg.ops import _backends, _checks
 from dgseg.ops.prototype_info_nce.reference import check_values, mean_over_ranks, prototype_info_nce_reference
 
 # Two operators: loss sum, number of terms and each pixel's logsumexp; then the gradient, for which the similarities
 # are computed again. The division by the number of terms (of all ranks) is plain torch. README.md has the maths.
+#
+# The forward also returns its own copy of the bank, which the backward reads: training moves the bank in place
+# (prototype_ema_) between the two. A copy made outside the operator would not do: inductor drops it.
 _BANK = "Tensor prototypes, Tensor weights, Tensor? seen"
 _backends.LIBRARY.define(
     f"prototype_info_nce_forward(Tensor features, Tensor labels, Tensor bands, {_BANK}, float temperature, "
-    "bool nested) -> (Tensor loss_sum, Tensor count, Tensor log_sum_exp)"
+    "bool nested) -> (Tensor loss_sum, Tensor count, Tensor log_sum_exp, Tensor bank)"
 )
 _backends.LIBRARY.define(
     f"prototype_info_nce_backward(Tensor grad, Tensor features, Tensor labels, Tensor bands, {_BANK}, "
@@ -26,11 +28,11 @@ _backends.serve("prototype_info_nce", "cpu", "native", _backends.native_library(
 _backends.serve("prototype_info_nce", "cuda", "triton", None if _backends.has_triton() else "triton is not installed")
 
 
-def _cuda_forward(features: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _cuda_forward(features: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from dgseg.ops.prototype_info_nce import triton  # on first use: importing Triton takes half a second
 
     with torch.cuda.device_of(features):
-        return triton.forward(features, *arguments)
+        return *triton.forward(features, *arguments), arguments[2].clone()
 
 
 def _cuda_backward(grad: Tensor, features: Tensor, *arguments: Any) -> Tensor:
@@ -46,13 +48,16 @@ if _backends.has_triton():
 
 
 @torch.library.register_fake("dgseg::prototype_info_nce_forward")
-def _fake_forward(features: Tensor, labels: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_forward(
+    features: Tensor, labels: Tensor, bands: Tensor, prototypes: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     N, _D, h, w = features.shape
     return (
         features.new_empty((), dtype=dtype),
         features.new_empty((), dtype=torch.int64),
         features.new_empty((N, h, w), dtype=dtype),
+        torch.empty_like(prototypes),
     )
 
 
@@ -61,15 +66,19 @@ def _fake_backward(grad: Tensor, features: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(features)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, ctx.temperature, ctx.nested = inputs
-    _loss_sum, count, log_sum_exp = output
-    ctx.mark_non_differentiable(count, log_sum_exp)
-    ctx.save_for_backward(*tensors, log_sum_exp)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    features, labels, bands, _prototypes, weights, seen, ctx.temperature, ctx.nested = inputs
+    _loss_sum, count, log_sum_exp, bank = output
+    ctx.mark_non_differentiable(count, log_sum_exp, bank)
+    ctx.save_for_backward(features, labels, bands, bank, weights, seen, log_sum_exp)
 
 
-@once_differentiable
 def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "prototype_info_nce has no second derivative: call backward without create_graph=True, "
+            "or set DGSEG_BACKEND=reference"
+        )
     gradient = torch.ops.dgseg.prototype_info_nce_backward(grad, *ctx.saved_tensors, ctx.temperature, ctx.nested)
     return gradient, *([None] * 7)
 
@@ -110,7 +119,7 @@ def _check(
     for name, tensor in (("prototypes", prototypes), ("weights", weights)):
         if tensor.requires_grad:
             raise ValueError(f"{name} get no gradient here (prototype_ema_ moves the bank): pass {name}.detach()")
-    if not (temperature > 0 and math.isfinite(temperature)):
+    if not 0 < temperature < math.inf:  # no math.isfinite: torch.compile cannot trace it for a changing number
         raise ValueError(f"temperature must be positive and finite; got {temperature}")
 
 
@@ -157,8 +166,7 @@ def prototype_info_nce(
         )
     if features.is_cuda and _backends.debug():
         check_values(labels, bands, prototypes.shape[0], prototypes.shape[1])
-    # A copy of the bank, because prototype_ema_ moves it in place before the backward needs it again.
-    loss_sum, count, _ = torch.ops.dgseg.prototype_info_nce_forward(
-        features, labels, bands, prototypes.clone(), weights, seen, temperature, nested
+    loss_sum, count, _log_sum_exp, _bank = torch.ops.dgseg.prototype_info_nce_forward(
+        features, labels, bands, prototypes, weights, seen, temperature, nested
     )
     return mean_over_ranks(loss_sum, count, group)

@@ -35,7 +35,8 @@ def prototype_info_nce_reference(
     kept = is_term_PK.any(dim=1)
     is_term_PK, pixels_PD = is_term_PK[kept], pixels_PD[kept]
 
-    bank_KD = F.normalize(prototypes.detach().to(dtype).flatten(0, 1), dim=1)
+    # Unseen prototypes may hold anything, NaN too: it must not reach the gradient.
+    bank_KD = F.normalize(torch.where(seen[..., None], prototypes.detach().to(dtype), 0).flatten(0, 1), dim=1)
     similarity_PK = F.normalize(pixels_PD, dim=1) @ bank_KD.T / temperature
     log_sum_exp_P = similarity_PK.masked_fill(~seen.flatten(), -torch.inf).logsumexp(dim=1)
     loss_PK = weights.detach().to(dtype).flatten() * (log_sum_exp_P[:, None] - similarity_PK)
@@ -54,6 +55,7 @@ def mean_over_ranks(loss_sum: Tensor, count: Tensor, group: dist.ProcessGroup | 
 
 def check_values(labels: Tensor, bands: Tensor, classes: int, granularities: int) -> None:
     """Reads the values: for the reference and DGSEG_DEBUG=1; the CPU kernel checks as it goes, in the same words."""
+    labels, bands = labels.long(), bands.long()  # a number above 255 wraps when compared with uint8
     wrong = (bands > 0) & ((labels < 0) | (labels >= classes))
     if bool(wrong.any()):
         at = [int(i) for i in wrong.nonzero()[0]]

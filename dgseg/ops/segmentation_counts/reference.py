@@ -13,6 +13,7 @@ def segmentation_counts_reference(
     counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64, device=logits.device)
     if labels.numel() == 0:
         return counts
+    labels = labels.long()
     _checks.check_label_values(labels, num_classes, ignore_index)
     if logits.dtype != torch.float64:
         logits = logits.float()
@@ -20,7 +21,7 @@ def segmentation_counts_reference(
         logits = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
     prediction = logits.argmax(1)
     valid = labels != ignore_index
-    pair = labels[valid].long() * (num_classes + 1) + prediction[valid]
+    pair = labels[valid] * (num_classes + 1) + prediction[valid]
     # unique sorts; bincount has no deterministic CUDA version.
     kinds, numbers = torch.unique(pair, return_counts=True)
     counts.view(-1)[kinds] = numbers
