@@ -11,7 +11,7 @@ export DGSEG_CUDA ?= AUTO
 export DGSEG_CUDA_ARCHITECTURES ?= 80;90;100
 
 # The extras that today's code needs; the constraints already name tested versions for the others.
-EXTRAS := dev
+EXTRAS := data,models,export,dev
 
 BIN := $(VENV)/bin
 # cmake, ninja, ctest and clang-format come from the environment, as does the Python that CMake asks for torch.
@@ -35,7 +35,7 @@ $(BIN)/python:
 # --no-build-isolation builds against the very torch that the tests will load.
 $(INSTALLED): pyproject.toml setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints.txt setuptools cmake ninja torch numpy
+	$(BIN)/python -m pip install -q -c constraints.txt setuptools cmake ninja pybind11 torch numpy
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 	@touch $@
 

@@ -7,14 +7,13 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 
 
 class CMakeBuild(build_ext):
-    """Configures and builds CMakeLists.txt; the libraries land in dgseg/_lib of the build (or the checkout)."""
+    """Configures and builds CMakeLists.txt; the libraries land in dgseg/_lib, the module beside it."""
 
     def run(self) -> None:
         package = ROOT / "dgseg" if self.inplace else Path(self.build_lib).resolve() / "dgseg"
@@ -26,6 +25,7 @@ class CMakeBuild(build_ext):
             "-GNinja",
             f"-DPython3_EXECUTABLE={sys.executable}",
             f"-DDGSEG_LIBRARY_DIR={package / '_lib'}",
+            f"-DDGSEG_HOST_DIR={package}",
             f"-DDGSEG_TESTS={'ON' if self.inplace else 'OFF'}",
         ]
         options = ("DGSEG_CUDA", "DGSEG_CUDA_ARCHITECTURES")
@@ -40,14 +40,4 @@ class CMakeBuild(build_ext):
         return []
 
 
-class PlatformWheel(bdist_wheel):
-    """The libraries use torch's stable ABI, not Python's: one wheel for every Python 3 on a platform."""
-
-    def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
-
-
-setup(
-    ext_modules=[Extension("dgseg._lib", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": PlatformWheel},
-)
+setup(ext_modules=[Extension("dgseg._host", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -1,29 +1,45 @@
 """dgseg <verb>: the command line. Each verb lives in a module of its own, imported only when it is called."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from dgseg import __version__
 
-# verb -> (module with add_arguments(parser) and main(arguments) -> exit status, what `dgseg --help` says)
+# verb -> (module, what `--help` says). A module has add_arguments(parser) and main(arguments) -> exit status, and may
+# have a DESCRIPTION for its own --help; or it has VERBS of its own.
 VERBS = {
-    "bench": ("dgseg.cli.bench", "time the operators against what one would use instead"),
+    "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
+    "data": ("dgseg.cli.data", "look at data sets, check, choose, pack and compare them"),
     "demo": ("dgseg.cli.demo", "train a small network on random label maps through every operator"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="dgseg", description="Segmentation models that hold up in domains they have never seen."
+    return _dispatch(
+        "dgseg",
+        "Segmentation models that hold up in domains they have never seen.",
+        VERBS,
+        sys.argv[1:] if argv is None else argv,
     )
-    parser.add_argument("--version", action="version", version=f"dgseg {__version__}")
+
+
+def _dispatch(program: str, description: str, verbs: Mapping[str, tuple[str, str]], argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    if program == "dgseg":
+        parser.add_argument("--version", action="version", version=f"dgseg {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="<verb>", required=True)
-    for verb, (_, summary) in VERBS.items():
+    for verb, (_, summary) in verbs.items():
         subparsers.add_parser(verb, help=summary, add_help=False)
-    # Only the verb is parsed here: its own module, and torch with it, loads after `dgseg --help` has answered.
+    # Only the verb is parsed here: its own module, and torch with it, loads after `--help` has answered.
     known, rest = parser.parse_known_args(argv)
-    module = import_module(VERBS[known.verb][0])
-    verb_parser = argparse.ArgumentParser(prog=f"dgseg {known.verb}", description=VERBS[known.verb][1])
+    name, summary = verbs[known.verb]
+    module = import_module(name)
+    if hasattr(module, "VERBS"):
+        return _dispatch(f"{program} {known.verb}", summary, module.VERBS, rest)
+    verb_parser = argparse.ArgumentParser(
+        prog=f"{program} {known.verb}", description=getattr(module, "DESCRIPTION", summary)
+    )
     module.add_arguments(verb_parser)
     return int(module.main(verb_parser.parse_args(rest)))

@@ -10,26 +10,24 @@ from dgseg.bench import report
 from dgseg.bench.cases import CASES
 from dgseg.bench.ops import Result, Settings, run
 
+DESCRIPTION = (
+    "Times each operator, its peers and their floor in turns, in one process. An operator whose outputs differ from "
+    "its reference's at these inputs gets no time but a refusal, and the exit status is 1."
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_subparsers(dest="what", metavar="<what>", required=True)
-    ops = what.add_parser(
-        "ops",
-        help="the fused operators",
-        description="Times each operator, its peers and their floor in turns, in one process. An operator whose "
-        "outputs differ from its reference's at these inputs gets no time but a refusal, and the exit status is 1.",
-    )
-    ops.add_argument("--op", action="append", choices=list(CASES), help="only this one; may be repeated")
-    ops.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    ops.add_argument("--threads", type=int, default=2, help="CPU threads of every contender (default: 2)")
-    ops.add_argument("--rounds", type=int, default=30, help="turns of every contender (default: 30)")
-    ops.add_argument("--quick", action="store_true", help="5 rounds: does it run, roughly how fast")
-    ops.add_argument(
+    parser.add_argument("--op", action="append", choices=list(CASES), help="only this one; may be repeated")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of every contender (default: 2)")
+    parser.add_argument("--rounds", type=int, default=30, help="turns of every contender (default: 30)")
+    parser.add_argument("--quick", action="store_true", help="5 rounds: does it run, roughly how fast")
+    parser.add_argument(
         "--size", choices=["table", "tiny"], default="table", help="tiny: odd shapes of a few pixels, for sanitizers"
     )
-    ops.add_argument("--verify-only", action="store_true", help="compare with the references, time nothing")
-    ops.add_argument("--alone", action="store_true", help="without peers")
-    ops.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
+    parser.add_argument("--verify-only", action="store_true", help="compare with the references, time nothing")
+    parser.add_argument("--alone", action="store_true", help="without peers")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
 
 
 def main(arguments: argparse.Namespace) -> int:

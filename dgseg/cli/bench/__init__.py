@@ -1,0 +1,5 @@
+"""dgseg bench <what>: microbenchmarks, each beside what one would use instead."""
+
+VERBS = {
+    "ops": ("dgseg.cli.bench.ops", "the fused operators"),
+}

@@ -1,0 +1,45 @@
+"""What every dataset offers, whatever its files look like."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dgseg.data.labels import NUM_CLASSES
+from dgseg.data.sample import Sample
+
+
+class DataError(ValueError):
+    """Something about a dataset's files is wrong; the message names dataset, file and remedy."""
+
+
+class CorruptFile(DataError):
+    """One file cannot be read or does not hold what it should; training counts these and goes on up to a share."""
+
+    def __init__(self, path: Path | str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = str(path)
+
+
+class Dataset(ABC):
+    """Samples by index. Subclasses load nothing before they are asked to, and travel to loader workers by pickle."""
+
+    name: str  # "gta5", "streets"
+    domain: str  # what scores and batches are grouped by: "gta5", "acdc/fog", "fog"
+    num_classes: int = NUM_CLASSES
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def id(self, index: int) -> str:
+        """Stable across machines and roots: it names the sample in reports, hashes and checkpoints."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @abstractmethod
+    def class_pixels(self) -> npt.NDArray[np.int64]:
+        """Pixels of each train id per sample, [len(self), num_classes]: what rare-class sampling counts with. Made once
+        (`dgseg data check` does it for files, with a progress bar) and cached."""

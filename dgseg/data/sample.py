@@ -1,0 +1,79 @@
+"""What travels from disk to the model. Images are uint8 RGB and labels uint8 until the model and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image. `label` is None where a dataset is used without its labels. `extra` holds further maps of the same
+    height and width that share the image's geometry, nearest-sampled as labels are (depth, instance ids)."""
+
+    image: Tensor  # uint8 [3, H, W]
+    label: Tensor | None  # uint8 [H, W]: train ids, 254 = out-of-distribution, 255 = void
+    id: str  # stable across machines: "cityscapes/frankfurt/frankfurt_000000_000294", "streets/fog/0/1000012"
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One choice of a sampler. Everything random that happens to the sample is a function of (seed, number)."""
+
+    number: int  # position in the stream of all draws of the run: step · global batch + place in the batch
+    source: int  # which of the configured datasets
+    index: int  # which of its samples
+    wanted_class: int = -1  # rare-class sampling asks crops to hold this class; -1: nothing is asked
+
+
+def generator(seed: int, number: int, purpose: int = 0) -> np.random.Generator:
+    """The random numbers of one draw: counter-based, so no draw depends on the ones before it."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=[0, 0, 0, number]))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step sees: this rank's slice of the global batch."""
+
+    images: Tensor  # uint8 [N, 3, H, W]
+    labels: Tensor | None  # uint8 [N, H, W], 254 and 255 included; None for unlabelled targets
+    ids: list[str]
+    draws: Tensor  # int64 [N]: Draw.number
+    indices: Tensor  # int64 [N]: index into all sources laid end to end; the hardness sampler's key
+    sources: Tensor  # int64 [N]
+    views: dict[str, Batch] = field(default_factory=dict)  # further views of the same samples ("augmented", …)
+    target: Batch | None = None  # samples of the domain to adapt to
+    domain: Sequence[str] = ()  # per sample
+
+    def to(self, device: torch.device | str) -> Batch:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            images=move(self.images),
+            labels=None if self.labels is None else move(self.labels),
+            draws=move(self.draws),
+            indices=move(self.indices),
+            sources=move(self.sources),
+            views={name: view.to(device) for name, view in self.views.items()},
+            target=None if self.target is None else self.target.to(device),
+        )
+
+    def pin_memory(self) -> Batch:
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            labels=None if self.labels is None else self.labels.pin_memory(),
+            views={name: view.pin_memory() for name, view in self.views.items()},
+            target=None if self.target is None else self.target.pin_memory(),
+        )

@@ -1,0 +1,52 @@
+"""What all models share: the input's convention, size checks, and what `build` needs to know."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dgseg.models.prediction import Prediction
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class SegmentationModel(nn.Module, ABC):
+    """Images in, Prediction out. uint8 images are RGB and normalised here with the model's own constants, so that no
+    caller can get them wrong; floating images are taken as normalised already."""
+
+    # (x - mean) / std of RGB values in 0..1. A model with another convention (BGR, 0..255) overrides `normalise`.
+    mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
+    std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
+    multiple: ClassVar[int] = 1  # sides that the network handles exactly; inference pads to it and crops back
+    minimum: ClassVar[int] = 32  # the smallest side
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def normalise(self, images: Tensor) -> Tensor:
+        # Two constants, made on the device: no buffers, hence nothing in a state dict, and meta builds stay cheap.
+        mean = torch.tensor(self.mean, device=images.device).mul_(255).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).mul_(255).view(1, 3, 1, 1)
+        return (images.float() - mean) / std
+
+    def check(self, images: Tensor) -> None:
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be [N, 3, H, W]; they are {list(images.shape)}")
+        if min(images.shape[-2:]) < self.minimum:
+            raise ValueError(
+                f"{type(self).__name__} needs sides of at least {self.minimum} pixels; the images are "
+                f"{images.shape[-2]}x{images.shape[-1]}"
+            )
+
+    def forward(self, images: Tensor, *, seed: int = 0, step: int = 0) -> Prediction:
+        """Every random choice of the model's own (HRDA's crop) is a function of (seed, step)."""
+        self.check(images)
+        if images.dtype == torch.uint8:
+            images = self.normalise(images)
+        return self.predict(images, seed=seed, step=step)
+
+    @abstractmethod
+    def predict(self, images: Tensor, *, seed: int, step: int) -> Prediction: ...

@@ -1,0 +1,21 @@
+"""Model names and where they live; a model's module, and the libraries it needs, load when it is built."""
+
+import difflib
+from importlib import import_module
+from typing import Any
+
+from dgseg.models.base import SegmentationModel
+
+# name -> "module:function"; the function takes (num_classes, pretrained, **options)
+MODELS: dict[str, str] = {}
+
+
+def build(name: str, num_classes: int = 19, pretrained: bool | str = False, **options: Any) -> SegmentationModel:
+    """A model by name. pretrained: False, True (the backbone's published weights by hub name) or a local file."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"unknown model {name!r}{hint} Models: {', '.join(sorted(MODELS))}")
+    module, function = MODELS[name].split(":")
+    model: SegmentationModel = getattr(import_module(module), function)(num_classes, pretrained, **options)
+    return model
