@@ -7,6 +7,6 @@ Loader   all three -> Batch
 """
 
 from dgseg.data.dataset import Dataset
-from dgseg.data.sample import Batch, Draw, Sample
+from dgseg.data.sample import Batch, Box, Draw, LazySample, Sample
 
-__all__ = ["Batch", "Dataset", "Draw", "Sample"]
+__all__ = ["Batch", "Box", "Dataset", "Draw", "LazySample", "Sample"]
