@@ -21,7 +21,8 @@ class Torchvision(Transform):
     generator and put back afterwards.
 
     A transform that opens new area (rotation, perspective) fills masks with 0, which is road, unless it is told
-    `fill={tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: 255}`.
+    `fill={tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: 255}`. Transforms that cannot move masks along
+    (AutoAugment and its kin) refuse them, and so are refused here.
     """
 
     transform: Callable[..., Any]
@@ -42,11 +43,17 @@ class Torchvision(Transform):
         )
         if result.image.dtype != torch.uint8 or (result.label is not None and result.label.dtype != torch.uint8):
             raise ValueError(f"{self.transform} changes uint8; leave v2.ToDtype and Normalize to the model")
+        if not self.geometric and not _equal(result.label, whole.label):
+            raise ValueError(f"{self.transform} moves pixels: give it geometric=True and a place in `shared`")
         return result
 
 
 def _mask(label: Tensor | None) -> tv_tensors.Mask | None:
     return None if label is None else tv_tensors.Mask(label)
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
 
 
 def _plain(tensor: Tensor) -> Tensor:
