@@ -2,4 +2,5 @@
 
 VERBS = {
     "ops": ("dgseg.cli.bench.ops", "the fused operators"),
+    "data": ("dgseg.cli.bench.data", "samples per second, and the candidates for packing"),
 }
