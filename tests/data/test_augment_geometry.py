@@ -212,14 +212,16 @@ def test_wanted_class_is_sought_and_images_are_decoded_once():
 
 def test_no_more_than_ten_tries():
     label = torch.zeros(50, 50)
-    label[0, 0] = 3  # never enough of it, and always too much of the other
-    rng = generator(0, 0)
-    Crop((20, 20), wanted_pixels=100, tries=10)(of_label(label), rng, Draw(0, 0, 0, wanted_class=3))
-    reference = generator(0, 0)
-    reference.random(), reference.uniform(1, 1)
-    for _ in range(100):
-        reference.integers([0, 0], [30, 30], endpoint=True)
-    assert rng.random() == reference.random()
+    label[::5, ::5] = 3  # 100 pixels, never enough of them in one place, and always too much of the other class
+    # Ten times ten; but once ten where the whole image has too little.
+    for wanted_pixels, tries in ((100, 100), (101, 10)):
+        rng = generator(0, 0)
+        Crop((20, 20), wanted_pixels=wanted_pixels)(of_label(label), rng, Draw(0, 0, 0, wanted_class=3))
+        reference = generator(0, 0)
+        reference.random(), reference.uniform(1, 1)
+        for _ in range(tries):
+            reference.integers([0, 0], [30, 30], endpoint=True)
+        assert rng.random() == reference.random()
 
 
 def test_centroid_crops_hold_the_class():

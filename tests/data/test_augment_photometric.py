@@ -125,12 +125,20 @@ def test_jitter_is_torchvision_s(step):
         assert (out.int() - theirs.int()).abs().max() <= (1 if step == 3 else 0)
 
 
-def test_blur_spreads_a_point_by_its_sigma():
+def test_blur_is_torchvision_s_and_spreads_a_point_by_its_sigma():
     point = torch.zeros(3, 33, 33, dtype=torch.uint8)
     point[:, 16, 16] = 255
     out = GaussianBlur((1.3, 1.3))(Sample(point, None, "x"), generator(0, 0), Draw(0, 0, 0)).image[0].double()
     offsets = torch.arange(33) - 16.0
     assert abs((out.sum(0) * offsets**2).sum() / out.sum() - 1.3**2) < 0.2
+    source = patches()
+    for number in range(10):
+        found = GaussianBlur()(source, generator(6, number), Draw(number, 0, 0)).image
+        rng = generator(6, number)
+        rng.random()
+        sigma = rng.uniform(0.15, 1.3)
+        theirs = F.gaussian_blur(source.image, [2 * max(1, round(4 * sigma)) + 1] * 2, [sigma] * 2)
+        assert (found.int() - theirs.int()).abs().max() <= 1
     for side in (1, 2, 5):  # smaller than the kernel
         tiny = Sample(torch.zeros(3, side, 9, dtype=torch.uint8), None, "x")
         assert GaussianBlur()(tiny, generator(0, 1), Draw(0, 0, 0)).size == (side, 9)

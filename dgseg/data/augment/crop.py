@@ -62,7 +62,10 @@ class Crop(Transform):
                 raise ValueError(f"{sample.id}: a draw asks for class {wanted}, but this source has no labels")
             return _place(rng, sample.size, cut)
         centre = _centroid(label, wanted, self.tile, rng) if self.around_wanted and wanted >= 0 else None
-        for _ in range(self.tries if wanted >= 0 and self.wanted_pixels else 1):
+        seek = wanted >= 0 and self.wanted_pixels > 0
+        if seek and cut == shown and int((label == wanted).sum()) < self.wanted_pixels:
+            seek = False  # no place has enough; the last of ten independent tries is as good as one
+        for _ in range(self.tries if seek else 1):
             for _ in range(self.tries if self.max_class_share < 1 else 1):
                 box = _place(rng, sample.size, cut, centre)
                 seen = resized_map(box.of(label), shown)
