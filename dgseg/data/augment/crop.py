@@ -71,7 +71,7 @@ class Crop(Transform):
                 seen = resized_map(box.of(label), shown)
                 if self.max_class_share == 1 or largest_share(seen) <= self.max_class_share:
                     break
-            if int((seen == wanted).sum()) >= self.wanted_pixels:
+            if seek and int((seen == wanted).sum()) >= self.wanted_pixels:
                 break
         return box
 
