@@ -20,6 +20,10 @@ class CorruptFile(DataError):
     def __init__(self, path: Path | str, message: str) -> None:
         super().__init__(f"{path}: {message}")
         self.path = str(path)
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["CorruptFile"], tuple[str, str]]:
+        return type(self), (self.path, self.message)  # from worker processes
 
 
 class Dataset(ABC):

@@ -1,0 +1,104 @@
+"""dgseg data stats: how the classes are distributed in two datasets."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from dgseg.cli.data.progress import progress_bar
+from dgseg.data.datasets import from_spec, parse_spec
+from dgseg.data.files import FileDataset
+from dgseg.data.labels import CLASSES
+from dgseg.data.statistics import class_pixels, shares
+
+DESCRIPTION = (
+    "Shares of the 19 classes in the labelled pixels of two datasets, as a table and, with -o, as a plot. A dataset is "
+    "name=path[@split][,option=value]: gta5=/data/gta5@train, acdc=/data/acdc@val,condition=fog, streets=fog@val."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="A", help="name=path[@split]")
+    parser.add_argument("second", metavar="B", help="name=path[@split]")
+    parser.add_argument("-o", "--output", type=Path, metavar="PLOT", help="a picture: .png, .svg or .pdf")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the shares there")
+    parser.add_argument("--workers", type=int, help="processes that count (default: one per core)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    try:
+        measured = {spec: _shares(spec, arguments.workers) for spec in (arguments.first, arguments.second)}
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"dgseg data stats: {error}") from error
+    if len(measured) < 2:
+        raise SystemExit("dgseg data stats: A and B are the same dataset; name two")
+    names = _names(list(measured))
+    first, second = measured.values()
+    table = Table("class", title="Share of labelled pixels in %", title_justify="left")
+    for name in (*names, "B / A"):
+        table.add_column(name, justify="right")
+    for name, a, b in zip(CLASSES, first, second, strict=True):
+        table.add_row(name, _percent(a), _percent(b), f"{b / a:.2f}" if a and b else "–")
+    Console(highlight=False).print(table)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        content = {spec: dict(zip(CLASSES, values.tolist(), strict=True)) for spec, values in measured.items()}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if arguments.output:
+        plot(arguments.output, dict(zip(names, (first, second), strict=True)))
+        print(arguments.output)
+    return 0
+
+
+def plot(path: Path, distributions: dict[str, npt.NDArray[np.float64]]) -> None:
+    """Bars per class on a logarithmic scale: rare classes lie three decades below the road."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(CLASSES))
+    width = 0.8 / len(distributions)
+    percents = {name: 100 * values for name, values in distributions.items()}
+    floor = min(values[values > 0].min() for values in percents.values()) / 2
+    for number, ((name, values), colour) in enumerate(zip(percents.items(), ("#3b6fb6", "#e08a2e"), strict=True)):
+        centres = places + (number - (len(distributions) - 1) / 2) * width
+        axes.bar(centres, np.maximum(values, floor) - floor, width, bottom=floor, label=name, color=colour)
+        for centre in centres[values == 0]:
+            axes.text(centre, floor * 1.1, "none", rotation=90, ha="center", va="bottom", fontsize=7, color=colour)
+    axes.set_yscale("log")
+    axes.set_ylim(floor, 100)
+    axes.set_ylabel("share of labelled pixels in %")
+    axes.set_xticks(places, CLASSES, rotation=40, ha="right")
+    axes.set_xlim(-0.6, len(CLASSES) - 0.4)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(axis="y", which="major", alpha=0.4)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _shares(spec: str, workers: int | None) -> npt.NDArray[np.float64]:
+    dataset = from_spec(spec)
+    if isinstance(dataset, FileDataset):
+        with progress_bar(f"counting {dataset.name}", len(dataset)) as progress:
+            class_pixels(dataset, workers=workers, progress=progress)
+    return shares(dataset)
+
+
+def _names(specs: list[str]) -> list[str]:
+    """Short where that tells them apart: the dataset and its split."""
+    short = []
+    for text in specs:
+        spec = parse_spec(text)
+        place = "" if "/" in spec.path else spec.path  # a domain of streets
+        short.append("/".join(part for part in (spec.name, place, spec.split) if part))
+    return short if len(set(short)) == len(short) else specs
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3f}" if share else "–"
