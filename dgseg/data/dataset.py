@@ -14,6 +14,10 @@ class DataError(ValueError):
     """Something about a dataset's files is wrong; the message names dataset, file and remedy."""
 
 
+class DataWarning(UserWarning):
+    """Something about a dataset looks wrong but does not stop anybody."""
+
+
 class CorruptFile(DataError):
     """One file cannot be read or does not hold what it should; training counts these and goes on up to a share."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dgseg.data.dataset import CorruptFile
 
@@ -74,6 +74,8 @@ def _complaints(path: Path) -> Iterator[None]:
         yield
     except CorruptFile:
         raise
+    except UnidentifiedImageError as error:
+        raise CorruptFile(path, "cannot be read: it is no image, or not all of one") from error
     except _BROKEN as error:
         raise CorruptFile(path, f"cannot be read: {error}") from error
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dgseg.data.dataset import CorruptFile, DataError, Dataset
+from dgseg.data.dataset import CorruptFile, DataError, Dataset, DataWarning
 from dgseg.data.decoding import read_image
 from dgseg.data.ids import Ids
 from dgseg.data.listing import Alternatives, list_pairs
@@ -25,10 +25,6 @@ from dgseg.data.lists import read_list
 from dgseg.data.sample import Sample
 
 log = logging.getLogger("dgseg.data")
-
-
-class DataWarning(UserWarning):
-    """Something about a dataset looks wrong but does not stop anybody."""
 
 
 class FileDataset(Dataset):

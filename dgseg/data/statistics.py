@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dgseg.data.dataset import CorruptFile, DataError, Dataset
+from dgseg.data.dataset import CorruptFile, DataError, Dataset, DataWarning
 from dgseg.data.labels import NUM_CLASSES
 from dgseg.data.parallel import each
 
@@ -47,7 +47,7 @@ def class_pixels(
         )
         if len(bad) > TOLERATED * len(rows):
             raise DataError(text)
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, DataWarning, stacklevel=2)
     else:
         store_class_pixels(dataset, counts)
     return counts
@@ -61,7 +61,7 @@ def cached_class_pixels(dataset: "FileDataset") -> npt.NDArray[np.int64] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:
-        warnings.warn(f"{path} is damaged ({error}); counting again", stacklevel=2)
+        warnings.warn(f"{path} is damaged ({error}); counting again", DataWarning, stacklevel=2)
         return None
     assert counts.shape == (len(dataset), NUM_CLASSES)
     return counts

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.checking import Report, SplitReport, check
 from dgseg.data.dataset import DataError
@@ -36,8 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    console = Console(highlight=False)
-    try:
+    with plain_messages("dgseg data check"):
         opened = _open(arguments.dataset, arguments.root, arguments.split)
         datasets = opened.datasets
         with progress_bar(f"checking {datasets[0].name}", sum(len(dataset) for dataset in datasets)) as progress:
@@ -48,8 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.json:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(_as_json(report, opened.absent), indent=1) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"dgseg data check: {error}") from error
+    console = Console(highlight=False)
     _show(console, report, opened.absent)
     if arguments.quarantine:
         console.print(f"{len(report.quarantine())} samples to skip are in {arguments.quarantine}", soft_wrap=True)

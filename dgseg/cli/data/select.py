@@ -1,9 +1,9 @@
 """dgseg data select: the papers' subsets as lists of samples."""
 
 import argparse
-import warnings
 from pathlib import Path
 
+from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.datasets import open_dataset, parse_spec
 from dgseg.data.files import FileDataset
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     preset = PRESETS[arguments.preset]
-    try:
+    with plain_messages("dgseg data select"):
         spec = parse_spec(f"{preset.dataset}={arguments.root}")
         if spec.split:
             raise ValueError(f"{arguments.preset} takes its splits itself; drop @{spec.split}")
@@ -39,12 +39,8 @@ def main(arguments: argparse.Namespace) -> int:
             assert isinstance(dataset, FileDataset)
             with progress_bar(f"counting the classes of {preset.dataset}", len(dataset)) as progress:
                 class_pixels(dataset, workers=arguments.workers, progress=progress)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore" if preset.counts_classes else "default")  # heard above
-            selection = select(arguments.preset, spec.path, seed=arguments.seed, **spec.options)
+        selection = select(arguments.preset, spec.path, seed=arguments.seed, **spec.options)
         write_list(arguments.output, selection.ids, selection.header)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"dgseg data select: {error}") from error
     counts = ", ".join(f"{number:,} of {split}" for split, number in selection.header["images"].items())
     print(f"{arguments.output}: {len(selection.ids):,} images of {preset.dataset} ({counts}), seed {arguments.seed}")
     return 0

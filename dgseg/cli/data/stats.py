@@ -9,6 +9,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.datasets import from_spec, parse_spec
 from dgseg.data.files import FileDataset
@@ -30,10 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    try:
+    with plain_messages("dgseg data stats"):
         measured = {spec: _shares(spec, arguments.workers) for spec in (arguments.first, arguments.second)}
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"dgseg data stats: {error}") from error
     if len(measured) < 2:
         raise SystemExit("dgseg data stats: A and B are the same dataset; name two")
     names = _names(list(measured))

@@ -49,9 +49,12 @@ class Folder(FileDataset):
                 f"folder: {self.root} holds no images/; put the images there, and the label maps into labels/"
             )
         below = "" if self.split == "all" else f"/{self.split}"
+        prefix = below.removeprefix("/") + "/" if below else ""
         suffixes = _EITHER_CASE if self.image_suffix is None else (self.image_suffix,)
         ids = self._ids()
-        return [[Layout("images" + below, suffix, "labels" + below, self.label_suffix, ids) for suffix in suffixes]]
+        return [
+            [Layout("images" + below, suffix, "labels" + below, self.label_suffix, ids, prefix) for suffix in suffixes]
+        ]
 
     def _ids(self) -> Ids:
         if self.classes == "train_ids":

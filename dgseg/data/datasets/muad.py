@@ -23,7 +23,7 @@ class MUAD(FileDataset):
     def layouts(self) -> list[Alternatives]:
         return [
             [
-                Layout(f"{folder}/leftImg8bit", image, f"{folder}/leftLabel", label, _IDS)
+                Layout(f"{folder}/leftImg8bit", image, f"{folder}/leftLabel", label, _IDS, prefix=f"{self.split}/")
                 for folder in _FOLDERS[self.split]
                 for image, label in (("_leftImg8bit.png", "_leftLabel.png"), (".png", ".png"))
             ]
