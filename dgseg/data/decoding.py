@@ -88,8 +88,10 @@ def _narrowed(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.uint16]:
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
     at = len(PNG)
-    while at < len(data):
+    while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
+        if at + 12 + length > len(data):
+            break
         (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
         yield kind, data[at + 8 : at + 8 + length], checksum
         if kind == b"IEND":

@@ -7,7 +7,8 @@ import hashlib
 import logging
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,6 +37,7 @@ class FileDataset(Dataset):
     default_split: ClassVar[str] = "train"
     unlabelled: ClassVar[frozenset[str]] = frozenset()  # splits whose labels the provider keeps
     oriented: ClassVar[bool] = False  # whether EXIF orientation counts
+    pairing: ClassVar[str] = ""  # what else to try where files have no partner
 
     def __init__(
         self,
@@ -100,13 +102,15 @@ class FileDataset(Dataset):
 
     def read_image(self, index: int) -> npt.NDArray[np.uint8]:
         """RGB [H, W, 3]."""
-        return read_image(self.image_path(index), oriented=self.oriented)
+        with self._naming_itself():
+            return read_image(self.image_path(index), oriented=self.oriented)
 
     def read_label(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
         """Train ids [H, W] and, where the provider marks what is out of distribution, 0 in, 1 out, 255 void."""
         layout, key = self._list.key(index)
         path = layout.label(self.root, key)
-        raw = layout.ids.read(path, oriented=self.oriented)
+        with self._naming_itself():
+            raw = layout.ids.read(path, oriented=self.oriented)
         try:
             return layout.ids.convert(raw), layout.ids.outside(raw)
         except ValueError as error:
@@ -131,6 +135,14 @@ class FileDataset(Dataset):
                 f"{self.name}: the label is {wide}×{tall}, its image {self.image_path(index)} {width}×{height}; "
                 "unpack both again, or quarantine the pair (dgseg data check --quarantine)",
             )
+
+    @contextmanager
+    def _naming_itself(self) -> Iterator[None]:
+        try:
+            yield
+        except CorruptFile as error:
+            remedy = "unpack it again, or quarantine it (dgseg data check --quarantine)"
+            raise CorruptFile(error.path, f"{self.name}: {error.message}; {remedy}") from error
 
     def class_pixels(self) -> npt.NDArray[np.int64]:
         from dgseg.data.statistics import class_pixels
@@ -186,7 +198,7 @@ class FileDataset(Dataset):
             raise DataError(
                 f"{self.name}/{self.split}: {len(self.unpaired)} files have no partner: {examples}; unpack them again, "
                 f"or skip them: `dgseg data check {self.name} {self.root} --quarantine bad.txt`, then "
-                "quarantine=bad.txt"
+                f"quarantine=bad.txt{self.pairing}"
             )
         if not len(self):
             raise DataError(

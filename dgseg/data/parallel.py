@@ -21,7 +21,8 @@ def each(
     """[function(0), …, function(count - 1)]. `workers`: None takes every core as far as the work is worth it, 1 stays
     in this process. `progress` hears how many more are done. `function` must not touch torch: processes are forked."""
     if workers is None:
-        workers = max(1, min(len(os.sched_getaffinity(0)), count // 32))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = max(1, min(cores, count // 32))
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}; 1 works without a pool")
     if workers == 1:
@@ -33,7 +34,8 @@ def each(
         return results
     step = max(1, min(64, count // (8 * workers)))
     chunks: dict[int, list[T]] = {}
-    context = multiprocessing.get_context("fork")
+    # Forked, as loader workers are: a script then needs no guard around its main part.
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     with ProcessPoolExecutor(workers, context, _remember, (function,)) as pool:
         futures = {pool.submit(_run, range(start, min(start + step, count))): start for start in range(0, count, step)}
         for future in as_completed(futures):

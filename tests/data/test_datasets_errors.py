@@ -4,13 +4,15 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from dgseg.data.dataset import CorruptFile, DataError, DataWarning
-from dgseg.data.datasets import from_spec, open_dataset, parse_spec
+from dgseg.data.dataset import CorruptFile, DataError, Dataset, DataWarning
+from dgseg.data.datasets import DATASETS, from_spec, open_dataset, parse_spec
 from dgseg.data.files import FileDataset
 from dgseg.data.lists import read_list, write_list
+from dgseg.data.sample import Sample
 from tests.data import trees
 from tests.data.trees import ids
 
@@ -113,7 +115,9 @@ def test_truncated_file_names_itself_and_travels_by_pickle(tmp_path: Path) -> No
     trees.gta5(tmp_path, 2)
     path = tmp_path / "images/00001.png"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CorruptFile, match=r"images/00001\.png: cannot be read") as caught:
+    with pytest.raises(
+        CorruptFile, match=r"images/00001\.png: gta5: cannot be read: .*; unpack it again, or quarantine"
+    ) as caught:
         open_dataset("gta5", tmp_path, "all")[0]
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.path) == (str(caught.value), str(path))
@@ -123,7 +127,7 @@ def test_vanished_file(tmp_path: Path) -> None:
     trees.gta5(tmp_path, 2)
     dataset = open_dataset("gta5", tmp_path, "all")
     (tmp_path / "labels/00001.png").unlink()
-    with pytest.raises(CorruptFile, match=r"labels/00001\.png: cannot be read: .*No such file"):
+    with pytest.raises(CorruptFile, match=r"labels/00001\.png: gta5: cannot be read: .*No such file"):
         dataset[0]
 
 
@@ -170,10 +174,50 @@ def test_specifications() -> None:
     spec = parse_spec("acdc=/data/a@b/acdc@val,condition=fog,labels=false,seed=3")
     assert (spec.name, spec.path, spec.split) == ("acdc", "/data/a@b/acdc", "val")
     assert spec.options == {"condition": "fog", "labels": False, "seed": 3}
+    assert parse_spec("streets=fog,size=256x512,misalignment=2.5").options == {"size": (256, 512), "misalignment": 2.5}
     assert parse_spec("gta5=/data/me@home/gta5").split is None
     for wrong in ("gta5", "=x", "gta5=", "gta5=/x@", "gta5=/x,labels", "gta5=/x,labels="):
         with pytest.raises(DataError, match=r"write name=path|is no option=value"):
             parse_spec(wrong)
+
+
+class _World(Dataset):
+    name = "world"
+
+    def __init__(self, domain: str, split: str = "test", *, seed: int = 0) -> None:
+        self.domain, self.split, self.seed = domain, split, seed
+
+    def __len__(self) -> int:
+        return 0
+
+    def id(self, index: int) -> str:
+        raise IndexError
+
+    def __getitem__(self, index: int) -> Sample:
+        raise IndexError
+
+    def class_pixels(self) -> npt.NDArray[np.int64]:
+        return np.zeros((0, 19), np.int64)
+
+
+def test_a_domain_instead_of_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASETS, "world", f"{__name__}:_World")
+    world = from_spec("world=fog@val,seed=3")
+    assert isinstance(world, _World)
+    assert (world.domain, world.split, world.seed) == ("fog", "val", 3)
+    assert from_spec("world=fog").split == "test"  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="world has no files; leave the folder /x out"):
+        open_dataset("world", "/x")
+    with pytest.raises(DataError, match="world has no option 'labels'"):
+        from_spec("world=fog,labels=false")
+
+
+def test_own_folder_whose_names_end_differently(tmp_path: Path) -> None:
+    trees.image(tmp_path / "images/a.jpg", 1)
+    trees.grey(tmp_path / "labels/a_mask.png", ids([1]))
+    with pytest.raises(DataError, match=r"a\.jpg has no label .*a_mask\.png has no image .*label_suffix=_mask\.png"):
+        open_dataset("folder", tmp_path)
+    assert len(open_dataset("folder", tmp_path, label_suffix="_mask.png")) == 1
 
 
 def test_own_folder_with_colours_names_and_rest(tmp_path: Path) -> None:

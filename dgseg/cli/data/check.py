@@ -13,7 +13,7 @@ from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.checking import Report, SplitReport, check
 from dgseg.data.dataset import DataError
-from dgseg.data.datasets import dataset_class, open_dataset, parse_spec
+from dgseg.data.datasets import Value, dataset_class, open_dataset, parse_spec
 from dgseg.data.files import FileDataset
 from dgseg.data.labels import CLASSES
 from dgseg.data.listing import MissingSplit
@@ -83,9 +83,7 @@ def _open(name: str, root: str, splits: list[str] | None) -> _Opened:
     return _Opened(opened, list(absent))
 
 
-def _open_split(
-    kind: type[FileDataset], name: str, path: str, split: str, options: dict[str, str | int | bool]
-) -> FileDataset:
+def _open_split(kind: type[FileDataset], name: str, path: str, split: str, options: dict[str, Value]) -> FileDataset:
     given: dict[str, Any] = {"labels": split not in kind.unlabelled, **options}
     dataset = open_dataset(name, path, split, strict=False, **given)
     assert isinstance(dataset, FileDataset)

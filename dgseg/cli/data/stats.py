@@ -11,7 +11,8 @@ from rich.table import Table
 
 from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
-from dgseg.data.datasets import from_spec, parse_spec
+from dgseg.data.dataset import Dataset
+from dgseg.data.datasets import from_spec
 from dgseg.data.files import FileDataset
 from dgseg.data.labels import CLASSES
 from dgseg.data.statistics import class_pixels, shares
@@ -32,11 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     with plain_messages("dgseg data stats"):
-        measured = {spec: _shares(spec, arguments.workers) for spec in (arguments.first, arguments.second)}
-    if len(measured) < 2:
-        raise SystemExit("dgseg data stats: A and B are the same dataset; name two")
-    names = _names(list(measured))
-    first, second = measured.values()
+        specs = (arguments.first, arguments.second)
+        if specs[0] == specs[1]:
+            raise ValueError("A and B are the same dataset; name two")
+        datasets = [from_spec(spec) for spec in specs]
+        first, second = (_shares(dataset, arguments.workers) for dataset in datasets)
+    names = [_name(dataset) for dataset in datasets]
+    if names[0] == names[1]:
+        names = list(specs)
     table = Table("class", title="Share of labelled pixels in %", title_justify="left")
     for name in (*names, "B / A"):
         table.add_column(name, justify="right")
@@ -45,7 +49,10 @@ def main(arguments: argparse.Namespace) -> int:
     Console(highlight=False).print(table)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {spec: dict(zip(CLASSES, values.tolist(), strict=True)) for spec, values in measured.items()}
+        content = {
+            spec: dict(zip(CLASSES, values.tolist(), strict=True))
+            for spec, values in zip(specs, (first, second), strict=True)
+        }
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if arguments.output:
         plot(arguments.output, dict(zip(names, (first, second), strict=True)))
@@ -81,22 +88,16 @@ def plot(path: Path, distributions: dict[str, npt.NDArray[np.float64]]) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _shares(spec: str, workers: int | None) -> npt.NDArray[np.float64]:
-    dataset = from_spec(spec)
+def _shares(dataset: Dataset, workers: int | None) -> npt.NDArray[np.float64]:
     if isinstance(dataset, FileDataset):
         with progress_bar(f"counting {dataset.name}", len(dataset)) as progress:
             class_pixels(dataset, workers=workers, progress=progress)
     return shares(dataset)
 
 
-def _names(specs: list[str]) -> list[str]:
-    """Short where that tells them apart: the dataset and its split."""
-    short = []
-    for text in specs:
-        spec = parse_spec(text)
-        place = "" if "/" in spec.path else spec.path  # a domain of streets
-        short.append("/".join(part for part in (spec.name, place, spec.split) if part))
-    return short if len(set(short)) == len(short) else specs
+def _name(dataset: Dataset) -> str:
+    parts = [dataset.domain] if dataset.domain.startswith(dataset.name) else [dataset.name, dataset.domain]
+    return "/".join([*parts, *filter(None, [getattr(dataset, "split", None)])])
 
 
 def _percent(share: float) -> str:

@@ -3,9 +3,11 @@
 gta5=/data/gta5                         the provider's folder, its default split
 cityscapes=/data/cityscapes@val         a split
 acdc=/data/acdc@val,condition=fog       options after commas
-streets=fog@test                        the embedded world: a domain instead of a folder"""
+streets=fog@test,size=256x512           the embedded world: a domain instead of a folder; sizes are height x width
+packed=/data/packed/gta5                what dgseg data pack wrote"""
 
 import inspect
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dgseg.data.dataset import DataError, Dataset
+
+Value = str | int | float | bool | tuple[int, int]
 
 # name -> module:class, imported when it is asked for.
 DATASETS = {
@@ -31,6 +35,7 @@ DATASETS = {
     "muad": "dgseg.data.datasets.muad:MUAD",
     "folder": "dgseg.data.datasets.folder:Folder",
     "streets": "dgseg.data.streets:Streets",
+    "packed": "dgseg.data.pack:Packed",
 }
 
 
@@ -79,7 +84,7 @@ class Spec:
     name: str
     path: str
     split: str | None
-    options: dict[str, str | int | bool]
+    options: dict[str, Value]
 
 
 def parse_spec(text: str) -> Spec:
@@ -93,7 +98,7 @@ def parse_spec(text: str) -> Spec:
         path, split = where, ""
     elif not path or not split:
         raise DataError(f"{text!r}: on the two sides of @ stand a folder and a split; {form}")
-    options: dict[str, str | int | bool] = {}
+    options: dict[str, Value] = {}
     for pair in pairs:
         option, equals, value = pair.partition("=")
         if not equals or not option or not value:
@@ -114,7 +119,12 @@ def _options(kind: type[Dataset]) -> set[str]:
     return names - {"self"}
 
 
-def _value(text: str) -> str | int | bool:
+def _value(text: str) -> Value:
     if text in ("true", "false"):
         return text == "true"
-    return int(text) if text.isdecimal() else text
+    if re.fullmatch(r"\d+x\d+", text):
+        height, width = text.split("x")
+        return int(height), int(width)
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?\d+\.\d+", text) else text

@@ -25,6 +25,7 @@ class Folder(FileDataset):
     splits: ClassVar = {"all": None, "train": None, "val": None, "test": None}
     default_split = "all"
     oriented = True
+    pairing = "; if names end differently, say how: image_suffix=_rgb.jpg, label_suffix=_mask.png"
 
     def __init__(
         self,
