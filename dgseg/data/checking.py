@@ -25,7 +25,7 @@ class Finding:
 
     problem: str | None = None
     size: tuple[int, int] = (0, 0)  # width, height
-    pixels: npt.NDArray[np.int64] | None = None  # [256]: of every label value
+    pixels: npt.NDArray[np.int64] | None = None  # per train id, then out of distribution, then void
     content: bytes = b""  # digest of the image's pixels
 
 
@@ -83,7 +83,7 @@ def check(
 def _check_split(dataset: FileDataset, workers: int | None, progress: Callable[[int], None] | None) -> SplitReport:
     findings = each(_Scanner(dataset), len(dataset), workers=workers, progress=progress)
     good = np.array([finding.problem is None for finding in findings], np.bool_)
-    values = np.zeros((len(findings), 256), np.int64)
+    values = np.zeros((len(findings), NUM_CLASSES + 2), np.int64)
     contents: dict[bytes, str] = {}
     bad = list(dataset.unpaired)
     sizes: Counter[tuple[int, int]] = Counter()
@@ -107,8 +107,8 @@ def _check_split(dataset: FileDataset, workers: int | None, progress: Callable[[
         sizes=sizes,
         bad=bad,
         classes=total[:NUM_CLASSES],
-        void=int(total[VOID]),
-        out_of_distribution=int(total[OUT_OF_DISTRIBUTION]),
+        out_of_distribution=int(total[NUM_CLASSES]),
+        void=int(total[NUM_CLASSES + 1]),
         repeated=int(good.sum()) - len(contents),
         contents=contents,
     )
@@ -128,7 +128,7 @@ class _Scanner:
                 verify_checksums(dataset.label_path(index))
                 label, _ = dataset.read_label(index)
                 dataset.check_sizes(index, image, label)
-                pixels = count(label)
+                pixels = count(label)[[*range(NUM_CLASSES), OUT_OF_DISTRIBUTION, VOID]]
         except CorruptFile as error:
             return Finding(str(error))
         height, width = image.shape[:2]

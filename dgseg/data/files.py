@@ -183,7 +183,13 @@ class FileDataset(Dataset):
         chosen = read_list(path)
         kept = np.array([sample in chosen.ids for sample in self.ids()], np.bool_)
         # A list's header says how many images it took from each split; without one all of them must be here.
-        wanted = int(chosen.header["images"].get(self.split, 0)) if "images" in chosen.header else len(chosen.ids)
+        per_split = chosen.header.get("images", {self.split: len(chosen.ids)})
+        if self.split not in per_split:
+            of = " and ".join(per_split)
+            raise DataError(
+                f"{self.name}: {path} lists images of split {of}, not of {self.split}; open that split with it"
+            )
+        wanted = int(per_split[self.split])
         if kept.sum() + self.quarantined < wanted or not kept.any():
             absent = sorted(chosen.ids - set(self.ids()))[:3]
             raise DataError(

@@ -4,7 +4,10 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
+
+from dgseg.data.dataset import DataError
 
 T = TypeVar("T")
 
@@ -38,10 +41,16 @@ def each(
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     with ProcessPoolExecutor(workers, context, _remember, (function,)) as pool:
         futures = {pool.submit(_run, range(start, min(start + step, count))): start for start in range(0, count, step)}
-        for future in as_completed(futures):
-            chunks[futures[future]] = future.result()
-            if progress:
-                progress(len(chunks[futures[future]]))
+        try:
+            for future in as_completed(futures):
+                chunks[futures[future]] = future.result()
+                if progress:
+                    progress(len(chunks[futures[future]]))
+        except BrokenProcessPool as error:
+            raise DataError("a worker process died, perhaps for want of memory; try fewer workers") from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return [result for start in sorted(chunks) for result in chunks[start]]
 
 

@@ -163,6 +163,9 @@ def test_quarantine_and_choice(tmp_path: Path) -> None:
     assert isinstance(dataset, FileDataset)
     assert dataset.ids() == ["gta5/00004", "gta5/00005"]
     assert repr(dataset) == "<gta5/all: 2 images, 2 quarantined>"
+    write_list(tmp_path / "some.txt", ["gta5/00003"], {"images": {"val": 1}})
+    with pytest.raises(DataError, match=r"some\.txt lists images of split val, not of all"):
+        open_dataset("gta5", tmp_path, "all", files=tmp_path / "some.txt")
     (tmp_path / "hand.txt").write_text("gta5/00004\n\ngta5/99999\n")
     with pytest.raises(DataError, match=r"hand\.txt lists 2 images of this split, 1 are here \(not here: gta5/99999\)"):
         open_dataset("gta5", tmp_path, "all", files=tmp_path / "hand.txt")
