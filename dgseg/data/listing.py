@@ -50,11 +50,11 @@ class Listing:
     unpaired: tuple[tuple[str, str], ...]  # sample id, what is missing
 
     def key(self, index: int) -> tuple[Layout, str]:
-        return self.layouts[self.part[index]], self.keys[index].decode()
+        return self.layouts[self.part[index]], os.fsdecode(self.keys[index])
 
     def ids(self) -> Iterator[str]:
         for part, key in zip(self.part, self.keys, strict=True):
-            yield self.layouts[part].prefix + key.decode()
+            yield self.layouts[part].prefix + os.fsdecode(key)
 
     def take(self, kept: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "Listing":
         return Listing(self.layouts, self.part[kept], self.keys[kept], self.unpaired)
@@ -100,7 +100,7 @@ def list_pairs(name: str, root: Path, parts: Sequence[Alternatives], labels: boo
             part.append(np.full(len(found), len(layouts), np.uint8))
             keys += sorted(found)
             layouts.append(replace(layout, member=None))  # listed: it need not travel to other processes
-    encoded = np.array([key.encode() for key in keys], np.bytes_)
+    encoded = np.array([os.fsencode(key) for key in keys], np.bytes_)
     return Listing(tuple(layouts), np.concatenate(part) if part else np.zeros(0, np.uint8), encoded, tuple(unpaired))
 
 
