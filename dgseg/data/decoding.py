@@ -77,7 +77,8 @@ def _complaints(path: Path) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise CorruptFile(path, "cannot be read: it is no image, or not all of one") from error
     except _BROKEN as error:
-        raise CorruptFile(path, f"cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CorruptFile(path, f"cannot be read: {reason}") from error
 
 
 def _narrowed(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.uint16]:

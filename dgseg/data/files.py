@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
@@ -175,8 +176,7 @@ class FileDataset(Dataset):
         kept = np.array([sample not in listed for sample in self.ids()], np.bool_)
         unpaired = tuple(pair for pair in self._list.unpaired if f"{self.name}/{pair[0]}" not in listed)
         self.quarantined = int((~kept).sum()) + len(self._list.unpaired) - len(unpaired)
-        listing = self._list.take(kept)
-        self._list = type(listing)(listing.layouts, listing.part, listing.keys, unpaired)
+        self._list = replace(self._list.take(kept), unpaired=unpaired)
         log.info("%s/%s: %d samples are in quarantine (%s)", self.name, self.split, self.quarantined, path)
 
     def _keep_only(self, path: Path | str) -> None:

@@ -100,7 +100,8 @@ def read_classes(path: Path | str) -> Ids:
             raise ValueError("it mixes ids and colours")
         mapping = {_raw(key): _class(value) for key, value in entries.items()}
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}; the README's section “Your own data” shows a classes file") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: {reason}; the README's section “Your own data” shows a classes file") from error
     return Ids.of(mapping, colours=coloured.pop(), rest=rest, remedy=f"name them in {path}")
 
 
