@@ -15,7 +15,8 @@ import torch
 
 from dgseg.bench.data_source import scene
 from dgseg.bench.data_throughput import CROP, SIZE
-from dgseg.bench.timing import Times, interleave
+from dgseg.bench.part import Part, Row
+from dgseg.bench.timing import interleave
 from dgseg.data import Box, Sample
 from dgseg.data.augment.geometry import resized
 from dgseg.data.pack.codec import Tiles, decode_image, encode_image
@@ -34,7 +35,6 @@ _TILES = (
 
 @dataclass(frozen=True)
 class Candidate:
-    group: str
     name: str
     bytes: int
     decode: Callable[[], Any]
@@ -69,7 +69,7 @@ def _whole_images(pixels: Any) -> list[Candidate]:
         def decode(encoded: bytes = encoded) -> Any:
             return np.asarray(Image.open(io.BytesIO(encoded)))
 
-        found.append(Candidate("image, whole", name, len(encoded), decode, _psnr(decode(), pixels)))
+        found.append(Candidate(f"{name}, whole", len(encoded), decode, _psnr(decode(), pixels)))
     return found
 
 
@@ -91,8 +91,9 @@ def _tiled(sample: Sample) -> list[Candidate]:
         def decode(tiles: Tiles = tiles, read: Any = read, turn: Any = turn) -> Any:
             return decode_image(places[next(turn) % len(places)], tiles, read)
 
-        name = f"{'WebP lossless' if quality is None else f'JPEG {quality} 4:4:4'}, tiles {tile[0]}×{tile[1]}"
-        found.append(Candidate("image, 512×512 crop", name, sum(map(len, parts)), decode))
+        codec = "WebP lossless" if quality is None else f"JPEG {quality} 4:4:4"
+        name = f"512×512 crop of {codec}, tiles {tile[0]}×{tile[1]}"
+        found.append(Candidate(name, sum(map(len, parts)), decode))
     return found
 
 
@@ -104,9 +105,9 @@ def _labels(label: Any) -> list[Candidate]:
     png, raw = out.getvalue(), label.tobytes()
     deflated, small = zlib.compress(raw, 9), lzma.compress(raw, preset=6)
     found = [
-        Candidate("label", "PNG", len(png), lambda: np.asarray(Image.open(io.BytesIO(png)))),
-        Candidate("label", "zlib 9", len(deflated), lambda: zlib.decompress(deflated, bufsize=len(raw))),
-        Candidate("label", "LZMA", len(small), lambda: lzma.decompress(small)),
+        Candidate("label, PNG", len(png), lambda: np.asarray(Image.open(io.BytesIO(png)))),
+        Candidate("label, zlib 9", len(deflated), lambda: zlib.decompress(deflated, bufsize=len(raw))),
+        Candidate("label, LZMA", len(small), lambda: lzma.decompress(small)),
     ]
     edges = np.flatnonzero(np.diff(label.ravel(), prepend=-1))
     values, runs = label.ravel()[edges], np.diff(edges, append=label.size).astype(np.uint32)
@@ -116,13 +117,13 @@ def _labels(label: Any) -> list[Candidate]:
         content = zlib.decompress(packed)
         return np.repeat(np.frombuffer(content, np.uint8, len(values)), np.frombuffer(content, "<u4", -1, len(values)))
 
-    found.append(Candidate("label", "runs, zlib 9", len(packed), repeat))
+    found.append(Candidate("label, runs, zlib 9", len(packed), repeat))
     try:
         import zstandard
     except ImportError:
         return found
     zstd = zstandard.ZstdCompressor(level=19).compress(raw)
-    return [*found, Candidate("label", "zstd 19", len(zstd), lambda: zstandard.ZstdDecompressor().decompress(zstd))]
+    return [*found, Candidate("label, zstd 19", len(zstd), lambda: zstandard.ZstdDecompressor().decompress(zstd))]
 
 
 def _containers(folder: Path) -> list[Candidate]:
@@ -134,29 +135,18 @@ def _containers(folder: Path) -> list[Candidate]:
     path.write_bytes(record * count)
     file = os.open(path, os.O_RDONLY)
     turn = iter(range(10**9))
+
+    def at() -> int:
+        return next(turn) * 7 % count * len(record)
+
+    mapped = np.memmap(path, np.uint8, "r")
     found = [
+        Candidate("reading a record, shard and pread", len(record), lambda: os.pread(file, len(record), at())),
+        Candidate("reading a record, shard opened each time", len(record), lambda: _opened(path, at(), len(record))),
         Candidate(
-            "read 400 kB",
-            "shard, pread",
-            len(record),
-            lambda: os.pread(file, len(record), next(turn) * 7 % count * len(record)),
-        ),
-        Candidate(
-            "read 400 kB",
-            "shard, open and pread",
-            len(record),
-            lambda: _opened(path, next(turn) * 7 % count, len(record)),
+            "reading a record, shard mapped", len(record), lambda: mapped[(x := at()) : x + len(record)].tobytes()
         ),
     ]
-    mapped = np.memmap(path, np.uint8, "r")
-    found.append(
-        Candidate(
-            "read 400 kB",
-            "shard, mmap",
-            len(record),
-            lambda: mapped[(at := next(turn) * 7 % count * len(record)) : at + len(record)].tobytes(),
-        )
-    )
     try:
         import lmdb
     except ImportError:
@@ -164,18 +154,18 @@ def _containers(folder: Path) -> list[Candidate]:
     store = lmdb.open(str(folder / "lmdb"), map_size=10**9, sync=False)
     with store.begin(write=True) as transaction:
         for index in range(count):
-            transaction.put(str(index).encode(), record)
+            transaction.put(str(index * len(record)).encode(), record)
 
     def get() -> Any:
         with store.begin() as transaction:
-            return transaction.get(str(next(turn) * 7 % count).encode())
+            return transaction.get(str(at()).encode())
 
-    return [*found, Candidate("read 400 kB", "LMDB", len(record), get)]
+    return [*found, Candidate("reading a record, LMDB", len(record), get)]
 
 
-def _opened(path: Path, index: int, count: int) -> bytes:
+def _opened(path: Path, begin: int, count: int) -> bytes:
     with path.open("rb", buffering=0) as file:
-        file.seek(index * count)
+        file.seek(begin)
         return file.read(count)
 
 
@@ -184,23 +174,28 @@ def _psnr(found: Any, truth: Any) -> float | None:
     return None if noise == 0 else float(10 * np.log10(255**2 / noise))
 
 
-def run(rounds: int) -> list[tuple[Candidate, Times]]:
-    with tempfile.TemporaryDirectory(prefix="dgseg-bench-") as folder:
-        everybody = candidates(Path(folder))
-        for candidate in everybody:
-            candidate.decode()
-        times = interleave({f"{c.group}/{c.name}": c.decode for c in everybody}, torch.device("cpu"), rounds)
-        return [(candidate, times[f"{candidate.group}/{candidate.name}"]) for candidate in everybody]
-
-
-def text(results: list[tuple[Candidate, Times]]) -> str:
-    lines = [
-        "codecs: 1280×720, one thread",
-        f"    {'':22}{'':34}{'kB':>10}{'PSNR dB':>10}{'median ms':>12}{'least ms':>12}",
+def run(quick: bool) -> Part:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="dgseg-bench-") as folder:
+            everybody = candidates(Path(folder))
+            for candidate in everybody:
+                candidate.decode()
+            runs = {candidate.name: candidate.decode for candidate in everybody}
+            times = interleave(runs, torch.device("cpu"), 3 if quick else 30)
+    finally:
+        torch.set_num_threads(threads)
+    rows = [
+        Row(f"{each.name}: {each.bytes / 1e3:.0f} kB{_quality(each)}", 1e3 * times[each.name].median, "ms")
+        for each in everybody
     ]
-    for candidate, times in results:
-        psnr = f"{candidate.psnr:.1f}" if candidate.psnr else ""
-        size = f"{candidate.bytes / 1e3:.0f}"
-        spent = f"{1e3 * times.median:>12.3f}{1e3 * times.least:>12.3f}"
-        lines.append(f"    {candidate.group:22}{candidate.name:34}{size:>10}{psnr:>10}{spent}")
-    return "\n".join(lines)
+    return Part(
+        "codecs",
+        "what an image or label of 1280×720 may be stored as, and how long it takes to decode; one thread",
+        rows,
+    )
+
+
+def _quality(candidate: Candidate) -> str:
+    return f", {candidate.psnr:.1f} dB" if candidate.psnr else ""

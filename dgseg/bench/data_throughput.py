@@ -7,7 +7,6 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 
 from dgseg.bench.data_source import Pngs, write
-from dgseg.bench.timing import Times, interleave
+from dgseg.bench.part import Part, Row
+from dgseg.bench.timing import interleave
 from dgseg.data import Box, Draw, LazySample
 from dgseg.data.augment import ORIGINAL, Crop, DAFormer, Flip, PhotometricDistortion, distort
 from dgseg.data.pack import Packed, Settings, pack
@@ -24,62 +24,57 @@ from dgseg.data.sample import generator
 
 SIZE, CROP, BATCH = (720, 1280), (512, 512), 4
 OURS = "dgseg, packed"
-READS = 2000
-TARGET_RATE, TARGET_RATIO, TARGET_GROWTH = 100.0, 5.0, 10e6
+TARGET_RATE, TARGET_RATIO = 100.0, 5.0
 
 Pair = tuple[Tensor, Tensor]  # image uint8 [3, H, W], label uint8 [H, W]
 Contender = Callable[[int], Pair]  # of a draw's number
 
 
-@dataclass
-class Result:
-    source_bytes: tuple[float, float]
-    packed_bytes: float
-    images: int
-    refused: str | None = None
-    times: dict[str, Times] = dataclasses.field(default_factory=dict)  # of a batch
-    parts: dict[str, Times] = dataclasses.field(default_factory=dict)  # of a sample
-    memory: tuple[int, int, int] | None = None  # reads, anonymous bytes before and after
-    absent: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def rate(self, name: str) -> float:
-        return BATCH / self.times[name].median
-
-    @property
-    def targets(self) -> dict[str, bool]:
-        if not self.times:
-            return {}
-        peers = [self.rate(name) for name in ("torchvision", "albumentations") if name in self.times]
-        found = {f"{OURS}: at least {TARGET_RATE:.0f} samples/s": self.rate(OURS) >= TARGET_RATE}
-        if peers:
-            ratio = self.rate(OURS) / max(peers)
-            found[f"at least {TARGET_RATIO:.0f}× the faster usual pipeline ({ratio:.1f}×)"] = ratio >= TARGET_RATIO
-        if self.memory:
-            reads, before, after = self.memory
-            grown = (after - before) / 1e6
-            found[f"{reads:,} reads add less than 10 MB of memory ({grown:+.1f} MB)"] = after - before < TARGET_GROWTH
-        return found
+def run(quick: bool) -> Part:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run(rounds=3, images=6, reads=200) if quick else _run(rounds=30, images=24, reads=2000)
+    finally:
+        torch.set_num_threads(threads)
 
 
-def run(rounds: int, images: int, reads: int = READS) -> Result:
+def _run(rounds: int, images: int, reads: int) -> Part:
     with tempfile.TemporaryDirectory(prefix="dgseg-bench-") as folder:
         pngs = write(_made(Path(folder) / "png"), images)
         pack(pngs, Path(folder) / "packed", Settings(size=SIZE))
         packed = Packed(Path(folder) / "packed")
-        stored = sum(entry["bytes"] for entry in packed.manifest["files"].values()) / images
-        result = Result(pngs.bytes(), stored, images)
-        contenders, result.absent = _contenders(pngs, packed)
-        result.refused = _objection(pngs, packed, contenders)
-        if result.refused:
-            return result
+        contenders, absent = _contenders(pngs, packed)
+        title = _title(pngs, packed)
+        refused = _objection(pngs, packed, contenders)
+        if refused:
+            return Part("throughput", title, refused=refused)
         device = torch.device("cpu")
         batches = {name: _batches(contender) for name, contender in contenders.items()}
         for batch in batches.values():
             batch()
-        result.times = interleave(batches, device, rounds)
-        result.parts = interleave(_parts(packed), device, rounds)
-        result.memory = _epoch(contenders[OURS], reads)
-        return result
+        times = interleave(batches, device, rounds)
+        rows = _rates({name: BATCH / found.median for name, found in times.items()})
+        parts = interleave(_parts(packed), device, rounds)
+        rows += [Row(f"  {name}", 1e3 * found.median, "ms") for name, found in parts.items()]
+        rows.append(Row(f"memory that {reads:,} reads leave behind", _epoch(contenders[OURS], reads) / 1e6, "MB", 10))
+        return Part("throughput", title, rows, notes=[f"{name} does not race: {why}" for name, why in absent.items()])
+
+
+def _title(pngs: Pngs, packed: Packed) -> str:
+    image, label = pngs.bytes()
+    stored = sum(entry["bytes"] for entry in packed.manifest["files"].values()) / len(packed)
+    return (
+        f"1280×720, crop 512, flip, photometric distortion; one thread; {len(pngs)} sources of 1914×1052: PNGs of "
+        f"{image / 1e6:.2f} MB and {label / 1e3:.0f} kB, {stored / 1e3:.0f} kB packed"
+    )
+
+
+def _rates(rates: dict[str, float]) -> list[Row]:
+    rows = [Row(name, rate, "samples/s") for name, rate in rates.items()]
+    rows[0] = dataclasses.replace(rows[0], target=TARGET_RATE, at_least=True)
+    usual = max(rate for name, rate in rates.items() if not name.startswith("dgseg"))
+    return [*rows, Row("packed over the faster usual pipeline", rates[OURS] / usual, "×", TARGET_RATIO, at_least=True)]
 
 
 def _made(folder: Path) -> Path:
@@ -231,49 +226,16 @@ def _distortion_objection(image: Tensor) -> str | None:
     return None
 
 
-def _epoch(contender: Contender, reads: int) -> tuple[int, int, int]:
+def _epoch(contender: Contender, reads: int) -> int:
+    """Bytes by which memory of the process's own grows; pages of files, which all processes share, are left out."""
     for number in range(reads // 10):
         contender(number)
     before = _anonymous()
     for number in range(reads):
         contender(number)
-    return reads, before, _anonymous()
+    return _anonymous() - before
 
 
 def _anonymous() -> int:
-    """Bytes of memory that are this process's own: pages of files, which it shares with the system, left out."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
-
-
-def text(result: Result) -> str:
-    image_bytes, label_bytes = result.source_bytes
-    lines = [
-        "throughput: 1280×720, crop 512, flip, photometric distortion; one thread",
-        f"  {result.images} images; a source is 1914×1052, PNG of {image_bytes / 1e6:.2f} MB and "
-        f"label of {label_bytes / 1e3:.0f} kB; packed it takes {result.packed_bytes / 1e3:.0f} kB",
-    ]
-    if result.refused:
-        return "\n".join([*lines, f"  REFUSED: no speed is reported, because {result.refused}"])
-    lines.append(f"    {'':34}{'samples/s':>12}{'median ms':>12}{'p90 ms':>12}{'vs dgseg':>10}")
-    for name, times in result.times.items():
-        median, p90 = 1e3 * times.median / BATCH, 1e3 * times.p90 / BATCH
-        slower = times.median / result.times[OURS].median
-        lines.append(f"    {name:34}{result.rate(name):>12.1f}{median:>12.2f}{p90:>12.2f}{f'{slower:.2f}x':>10}")
-    lines.append("  one packed sample, step by step")
-    lines += [
-        f"    {name:46}{1e3 * times.median:>12.2f}{1e3 * times.p90:>12.2f}" for name, times in result.parts.items()
-    ]
-    if result.memory:
-        reads, before, after = result.memory
-        lines.append(f"  memory: {before / 1e6:.1f} MB before and {after / 1e6:.1f} MB after {reads:,} reads")
-    lines += [f"  target: {words:84}{'OK' if ok else 'MISSED':>8}" for words, ok in result.targets.items()]
-    lines += [f"  note: {name} does not race: {reason}" for name, reason in result.absent.items()]
-    return "\n".join(lines)
-
-
-def as_json(result: Result) -> dict[str, Any]:
-    return dataclasses.asdict(result) | {
-        "samples_per_second": {name: result.rate(name) for name in result.times},
-        "targets": result.targets,
-    }

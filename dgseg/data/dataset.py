@@ -14,12 +14,20 @@ class DataError(ValueError):
     """Something about a dataset's files is wrong; the message names dataset, file and remedy."""
 
 
+class DataWarning(UserWarning):
+    """Something about a dataset looks wrong but does not stop anybody."""
+
+
 class CorruptFile(DataError):
     """One file cannot be read or does not hold what it should; training counts these and goes on up to a share."""
 
     def __init__(self, path: Path | str, message: str) -> None:
         super().__init__(f"{path}: {message}")
         self.path = str(path)
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["CorruptFile"], tuple[str, str]]:
+        return type(self), (self.path, self.message)  # from worker processes
 
 
 class Dataset(ABC):

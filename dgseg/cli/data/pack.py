@@ -3,10 +3,11 @@
 import argparse
 import os
 import time
-from importlib import import_module
 from pathlib import Path
 
-from dgseg.data.dataset import DataError
+from dgseg.cli.data.messages import plain_messages
+from dgseg.cli.data.progress import progress_bar
+from dgseg.data import from_spec
 from dgseg.data.pack import Packed, Settings, pack
 
 DESCRIPTION = (
@@ -49,42 +50,19 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.workers < 1:
         raise SystemExit("dgseg data pack: --workers must be at least 1")
     settings = Settings(size=arguments.size, keep_ratio=arguments.keep_ratio, quality=arguments.quality)
-    try:
-        _pack(arguments, settings)
-    except DataError as error:
-        raise SystemExit(f"dgseg data pack: {error}") from None
-    return 0
-
-
-def _pack(arguments: argparse.Namespace, settings: Settings) -> None:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    dataset = import_module("dgseg.data.datasets").from_spec(arguments.dataset)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    start = time.monotonic()
-    with Progress(*columns) as bar:
-        task = bar.add_task(f"packing {dataset.name}", total=len(dataset))
-        pack(dataset, arguments.out, settings, workers=arguments.workers, progress=lambda more: bar.advance(task, more))
+    with plain_messages("dgseg data pack"):
+        dataset = from_spec(arguments.dataset)
+        start = time.monotonic()
+        with progress_bar(f"packing {dataset.name}", len(dataset)) as progress:
+            pack(dataset, arguments.out, settings, workers=arguments.workers, progress=progress)
         packed = Packed(arguments.out)
         if arguments.verify:
-            reading = bar.add_task("reading back", total=len(packed))
-            packed.verify(lambda more: bar.advance(reading, more))
+            with progress_bar("reading back", len(packed)) as progress:
+                packed.verify(progress)
     size = sum(entry["bytes"] for entry in packed.manifest["files"].values())
     print(
         f"{arguments.out}: {len(packed):,} samples, {packed.manifest['shards']} shards, {size / 1e9:.2f} GB "
         f"({size / len(packed) / 1e3:.0f} kB each), {time.monotonic() - start:.0f} s"
     )
+    print(f"Train on it as packed={arguments.out}")
+    return 0

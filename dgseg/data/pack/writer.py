@@ -170,8 +170,8 @@ def _work(
 
 
 def _portable(error: Exception) -> Exception:
-    """Exceptions with arguments of their own do not survive pickling; their words do."""
-    return DataError(str(error)) if isinstance(error, DataError) else RuntimeError(f"{type(error).__name__}: {error}")
+    """Not every library's exceptions survive pickling; their words do."""
+    return error if isinstance(error, DataError) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _sweep(out: Path) -> None:
