@@ -3,6 +3,7 @@ dgseg/data/pack/README.md comes from here."""
 
 import io
 import lzma
+import os
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -128,12 +129,10 @@ def _labels(label: Any) -> list[Candidate]:
 
 def _containers(folder: Path) -> list[Candidate]:
     """A record of 400 kB out of 200, from the page cache."""
-    import os
-
     count, record = 200, np.random.default_rng(0).bytes(400_000)
     path = folder / "shard"
     path.write_bytes(record * count)
-    file = os.open(path, os.O_RDONLY)
+    file = path.open("rb", buffering=0)
     turn = iter(range(10**9))
 
     def at() -> int:
@@ -141,7 +140,7 @@ def _containers(folder: Path) -> list[Candidate]:
 
     mapped = np.memmap(path, np.uint8, "r")
     found = [
-        Candidate("reading a record, shard and pread", len(record), lambda: os.pread(file, len(record), at())),
+        Candidate("reading a record, shard and pread", len(record), lambda: os.pread(file.fileno(), len(record), at())),
         Candidate("reading a record, shard opened each time", len(record), lambda: _opened(path, at(), len(record))),
         Candidate(
             "reading a record, shard mapped", len(record), lambda: mapped[(x := at()) : x + len(record)].tobytes()

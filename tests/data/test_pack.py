@@ -110,6 +110,31 @@ def test_resizes_and_records_the_source(folder, tmp_path):
     assert Packed(tmp_path / "k").size(0) == (39, 60)
 
 
+class Mixed(Folder):
+    """Images of several sizes, without labels."""
+
+    def __getitem__(self, index: int) -> Sample:
+        whole = super().__getitem__(index)
+        return Sample(whole.image[:, : 20 + 7 * index, : 90 - 5 * index], None, whole.id)
+
+
+def test_unlabelled_images_of_several_sizes(folder, tmp_path):
+    source = Mixed(folder.root, 9)
+    pack(source, tmp_path / "p", Settings(quality=None, tile=(16, 16)))
+    packed = Packed(tmp_path / "p")
+    assert not packed.class_pixels().any()
+    pipeline = Streets(crop=(64, 64)).build()
+    for index in range(9):
+        assert packed.label(index) is None
+        assert torch.equal(packed[index].image, source[index].image)
+        draw = Draw(index, 0, index)
+        lazy, plain = (
+            pipeline(each, generator(0, index), draw)["original"] for each in (packed.lazy(index), source[index])
+        )
+        assert torch.equal(lazy.image, plain.image)
+        assert lazy.size == (64, 64)
+
+
 def test_workers_change_no_byte(folder, packed, tmp_path):
     seen = []
     pack(folder, tmp_path / "p", SMALL, workers=3, progress=seen.append)
