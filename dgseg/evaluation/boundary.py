@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgseg.data.labels import NUM_CLASSES, OUT_OF_DISTRIBUTION
-from dgseg.evaluation.confusion import Scores, class_iou, label_counts, mean_iou, scores
-from dgseg.evaluation.maps import as_bytes, check_labels, void_unlabelled
+from dgseg.data.labels import NUM_CLASSES, OUT_OF_DISTRIBUTION, VOID
+from dgseg.evaluation.confusion import Scores, class_iou, grouped_label_counts, mean_iou, refuse_strangers, scores
+from dgseg.evaluation.maps import as_bytes, check_pair, void_unlabelled
 from dgseg.evaluation.tally import Tally
 from dgseg.ops import boundary_bands
 
@@ -54,13 +54,11 @@ class BoundaryErrors(Tally):
 
     def update_labels(self, predicted: Tensor, labels: Tensor) -> None:
         labels = void_unlabelled(labels)
-        bands = boundary_bands(labels, self.radii)
-        interior = len(self.radii) + 1
-        # Outside its band a pixel is void for a moment: one pass per band over memory that stays in cache is cheaper
-        # than sorting pixels by band.
-        for band in range(1, interior + 1):
-            here = labels.masked_fill(bands != band % interior, 255)
-            self.counts["pixels"][band - 1] += label_counts(predicted, here, self.num_classes).to(self.device)
+        rows = len(self.radii) + 1
+        # Bytes wrap: 0, which is the interior, becomes 255.
+        bands = (boundary_bands(labels, self.radii) - 1).clamp_(max=rows - 1)
+        found = grouped_label_counts(predicted, labels, bands, rows, self.num_classes)
+        self.counts["pixels"] += found.to(self.device)
 
     def error(self) -> Floats:
         """[bands + 1]: the share of a band's pixels that are wrong; NaN for an empty band."""
@@ -101,30 +99,21 @@ class BoundaryIou(Tally):
         self.num_classes, self.ratio = num_classes, ratio
 
     def update_labels(self, predicted: Tensor, labels: Tensor) -> None:
-        check_labels(labels)
-        void = 255
+        check_pair(predicted, labels)
         predicted, labels = as_bytes(predicted, "predictions"), as_bytes(labels, "labels")
         edge_true, edge_predicted = (_near_edge(maps, self._distance(labels)) for maps in (labels, predicted))
         outside = labels >= OUT_OF_DISTRIBUTION
-        true = labels.masked_fill(~edge_true, void)
-        found = predicted.masked_fill(outside | ~edge_predicted, void)
-        shared = true.masked_fill(true != found, void)
-        for row, maps in enumerate((shared, true, found)):
-            self.counts["parts"][row] += self._class_pixels(maps).to(self.device)
+        true = labels.masked_fill(~edge_true, VOID)
+        found = predicted.masked_fill(outside | ~edge_predicted, VOID)
+        shared = true.masked_fill(true != found, VOID)
+        pixels = torch.stack([torch.bincount(maps.flatten(), minlength=256) for maps in (shared, true, found)])
+        refuse_strangers(pixels[1], self.num_classes, "labels")
+        refuse_strangers(pixels[2], self.num_classes, "predictions")
+        self.counts["parts"] += pixels[:, : self.num_classes].to(self.device)
 
     def _distance(self, labels: Tensor) -> int:
         height, width = labels.shape[1:]
         return max(1, round(self.ratio * math.hypot(height, width)))
-
-    def _class_pixels(self, maps: Tensor) -> Tensor:
-        pixels = torch.bincount(maps.flatten(), minlength=256)
-        strange = pixels[self.num_classes : OUT_OF_DISTRIBUTION].nonzero()
-        if len(strange):
-            raise ValueError(
-                f"a label map holds {self.num_classes + int(strange[0])}; valid: 0 to {self.num_classes - 1}, 254 and "
-                "255: map raw ids to train ids first"
-            )
-        return pixels[: self.num_classes]
 
     def class_iou(self) -> Floats:
         return class_iou(self.counts["parts"].cpu().numpy())

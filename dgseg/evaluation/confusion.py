@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dgseg.data.labels import NUM_CLASSES, OUT_OF_DISTRIBUTION, VOID
-from dgseg.evaluation.maps import as_bytes, check_logits, void_unlabelled
+from dgseg.evaluation.maps import as_bytes, check_logits, check_pair, void_unlabelled
 from dgseg.evaluation.tally import Tally
 from dgseg.ops import segmentation_counts
 
@@ -74,24 +74,32 @@ class Confusion(Tally):
 
 def label_counts(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """int64 [C, C+1] from two label maps."""
-    if predicted.shape != labels.shape:
-        raise ValueError(
-            f"predictions of shape {list(predicted.shape)} and labels of shape {list(labels.shape)}: bring the "
-            "predictions to the labels' size first"
-        )
+    return grouped_label_counts(predicted, labels, torch.zeros_like(labels, dtype=torch.uint8), 1, num_classes)[0]
+
+
+def grouped_label_counts(
+    predicted: Tensor, labels: Tensor, groups: Tensor, num_groups: int, num_classes: int
+) -> Tensor:
+    """int64 [num_groups, C, C+1]: a table for each group of pixels; groups is like labels, 0 to num_groups - 1."""
+    check_pair(predicted, labels)
     predicted, labels = as_bytes(predicted, "predictions"), as_bytes(labels, "labels")
     # Every pair of bytes is counted, so that values which are no class show up in the table instead of in a check.
-    pairs = (labels.to(torch.int32) << 8).add_(predicted)
-    table = torch.bincount(pairs.flatten(), minlength=1 << 16).view(256, 256)
-    for name, present in (("labels", table.sum(1)), ("predictions", table.sum(0))):
-        strange = present[num_classes:OUT_OF_DISTRIBUTION].nonzero()
-        if len(strange):
-            raise ValueError(
-                f"{name} hold {num_classes + int(strange[0])}; valid: 0 to {num_classes - 1}, {OUT_OF_DISTRIBUTION} "
-                f"and {VOID}: map raw ids to train ids first"
-            )
-    valid = table[:num_classes]
-    return torch.cat([valid[:, :num_classes], valid[:, num_classes:].sum(1, keepdim=True)], 1)
+    places = ((groups.to(torch.int32) << 8).add_(labels) << 8).add_(predicted)
+    table = torch.bincount(places.flatten(), minlength=num_groups << 16).view(num_groups, 256, 256)
+    refuse_strangers(table.sum((0, 2)), num_classes, "labels")
+    refuse_strangers(table.sum((0, 1)), num_classes, "predictions")
+    valid = table[:, :num_classes]
+    return torch.cat([valid[..., :num_classes], valid[..., num_classes:].sum(-1, keepdim=True)], -1)
+
+
+def refuse_strangers(pixels: Tensor, num_classes: int, name: str) -> None:
+    """pixels [256]: how many of every value."""
+    strange = pixels[num_classes:OUT_OF_DISTRIBUTION].nonzero()
+    if len(strange):
+        raise ValueError(
+            f"{name} hold {num_classes + int(strange[0])}; valid: 0 to {num_classes - 1}, {OUT_OF_DISTRIBUTION} "
+            f"and {VOID}: map raw ids to train ids first"
+        )
 
 
 def iou_parts(counts: Tensor) -> npt.NDArray[np.int64]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from dgseg.data.labels import OUT_OF_DISTRIBUTION, VOID
 
 # Upsampled logits of about this many values are in memory at a time.
-_STRIP_VALUES = 4 << 20
+_STRIP_VALUES = 1 << 20
 
 
 def void_unlabelled(labels: Tensor) -> Tensor:
@@ -36,6 +36,14 @@ def check_labels(labels: Tensor, name: str = "labels") -> None:
     if labels.dim() != 3 or labels.dtype not in (torch.uint8, torch.int32, torch.int64):
         raise ValueError(
             f"{name} must be uint8, int32 or int64 [N, H, W]; they are {labels.dtype} {list(labels.shape)}"
+        )
+
+
+def check_pair(predicted: Tensor, labels: Tensor) -> None:
+    if predicted.shape != labels.shape:
+        raise ValueError(
+            f"predictions of shape {list(predicted.shape)} and labels of shape {list(labels.shape)}: bring the "
+            "predictions to the labels' size first"
         )
 
 
@@ -79,5 +87,5 @@ def predicted_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """uint8 [N, H, W]: the class of the largest upsampled logit."""
     labels = torch.empty((logits.shape[0], *size), dtype=torch.uint8, device=logits.device)
     for image, rows, upsampled in strips(logits, size):
-        labels[image, rows] = upsampled.argmax(0).to(torch.uint8)
+        labels[image, rows] = upsampled.max(0).indices.to(torch.uint8)  # torch's argmax takes thrice as long
     return labels

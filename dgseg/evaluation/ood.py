@@ -2,7 +2,8 @@
 
 Scores are rounded to fp16 and counted in 65,536 bins per side. The results are exactly scikit-learn's on the rounded
 scores. Rounding keeps the order and only makes ties, so the bins also say how far the unrounded scores' results can be
-from these: `OodResult.interval` holds them for certain.
+from these: `OodResult.interval` holds them for certain. fp16 is finest near 0: where the interval is too wide, subtract
+a constant from all scores, which changes no result.
 """
 
 from dataclasses import dataclass
