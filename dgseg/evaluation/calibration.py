@@ -105,4 +105,4 @@ def entropy_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _whole(values: Tensor, unit: int) -> Tensor:
-    return (values.double() * unit).round_().to(torch.int64)
+    return (values * unit).round_().to(torch.int64)  # units are powers of two: the product is exact

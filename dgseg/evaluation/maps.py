@@ -14,7 +14,8 @@ _STRIP_VALUES = 1 << 20
 
 def void_unlabelled(labels: Tensor) -> Tensor:
     """254 (out-of-distribution) has no class to be right about: it counts as void."""
-    return labels.masked_fill(labels == OUT_OF_DISTRIBUTION, VOID)
+    assert OUT_OF_DISTRIBUTION | 1 == VOID
+    return labels | (labels == OUT_OF_DISTRIBUTION)
 
 
 def check_logits(logits: Tensor, labels: Tensor, num_classes: int | None = None) -> None:

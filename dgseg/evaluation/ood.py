@@ -20,6 +20,7 @@ from dgseg.evaluation.tally import Tally
 Floats = npt.NDArray[np.float64]
 
 BINS = 1 << 16
+_PLUS_ZERO = 1 << 15
 LARGEST = 65504.0  # of fp16
 RECALL = 0.95
 METRICS = ("auroc", "ap", "fpr95")
@@ -70,6 +71,8 @@ class OodScores(Tally):
         bins += outside * BINS
         bins += (labels == VOID) * (2 * BINS)
         found = torch.bincount(bins, minlength=3 * BINS).view(3, BINS)[:2]
+        found[:, _PLUS_ZERO] += found[:, _PLUS_ZERO - 1]  # both zeros are one value
+        found[:, _PLUS_ZERO - 1] = 0
         self.counts["scores"] += found.to(self.device)
 
     def curves(self) -> Curves:
@@ -148,15 +151,16 @@ def _rounded(scores: Tensor) -> Tensor:
 
 
 def _order(scores: Tensor) -> Tensor:
-    """fp16 -> int32 0 to 65,535 in the same order; both zeros in one place."""
-    bits = (scores + 0.0).view(torch.int16).to(torch.int32)  # -0 + 0 is +0
-    return torch.where(bits < 0, -1 - bits, bits + (1 << 15))
+    """fp16 -> int32 0 to 65,535 in the same order, -0 just before +0."""
+    bits = scores.view(torch.int16).to(torch.int32)
+    # A negative number's magnitude counts downwards.
+    return (bits ^ ((bits >> 15) & 0x7FFF)).add_(_PLUS_ZERO)
 
 
 def _values() -> Floats:
     """The fp16 value of every place of `_order`; places of NaN patterns are never used."""
     bits = np.arange(BINS)
-    patterns = np.where(bits < 1 << 15, 0xFFFF - bits, bits - (1 << 15)).astype(np.uint16)
+    patterns = np.where(bits < _PLUS_ZERO, 0xFFFF - bits, bits - _PLUS_ZERO).astype(np.uint16)
     return patterns.view(np.float16).astype(np.float64)
 
 
