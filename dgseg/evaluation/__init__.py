@@ -9,6 +9,7 @@ from dgseg.evaluation.boundary import BoundaryErrors, BoundaryIou
 from dgseg.evaluation.calibration import Calibration, CalibrationResult, entropy_map
 from dgseg.evaluation.components import ComponentResult, ComponentScores
 from dgseg.evaluation.confusion import SYNTHIA_16, Confusion, Scores
+from dgseg.evaluation.maps import outside_map, predicted_labels
 from dgseg.evaluation.ood import OodResult, OodScores, ood_metrics
 from dgseg.evaluation.protocols import PROTOCOLS, Protocol
 
@@ -29,5 +30,7 @@ __all__ = [
     "Scores",
     "entropy_map",
     "ood_metrics",
+    "outside_map",
     "paired_bootstrap",
+    "predicted_labels",
 ]

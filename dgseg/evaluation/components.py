@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dgseg.data.labels import OUT_OF_DISTRIBUTION, VOID
-from dgseg.evaluation.maps import as_bytes
+from dgseg.data.labels import VOID
+from dgseg.evaluation.maps import check_outside
 from dgseg.evaluation.tally import Tally
 
 THRESHOLDS = np.linspace(0.25, 0.75, 11)
@@ -58,16 +58,18 @@ class ComponentScores(Tally):
         super().__init__(counts, {"predicted": sizes.predicted, "true": sizes.true})
         self.sizes = sizes
 
-    def update(self, predicted: Tensor, labels: Tensor) -> None:
+    def update(self, predicted: Tensor, outside: Tensor) -> None:
         """predicted bool [N, H, W]: what is called unknown, usually `above(scores, result.best_threshold)` with the
-        threshold of the whole data set's OodScores, as the benchmark does. labels: 254 and 255 as everywhere."""
-        if predicted.dtype.is_floating_point or predicted.shape != labels.shape:
+        threshold of the whole data set's OodScores, as the benchmark does. outside [N, H, W]: 0 inside, 1 outside,
+        255 void."""
+        check_outside(outside)
+        if predicted.dtype.is_floating_point or predicted.shape != outside.shape:
             raise ValueError(
-                f"predicted must be bool and like labels, {list(labels.shape)}; it is {predicted.dtype} "
+                f"predicted must be bool and like the map, {list(outside.shape)}; it is {predicted.dtype} "
                 f"{list(predicted.shape)}: compare scores with a threshold first"
             )
-        for mask, label in zip(predicted.cpu().numpy() != 0, as_bytes(labels, "labels").cpu().numpy(), strict=True):
-            siou, ppv = component_scores(mask, label, self.sizes)
+        for mask, image in zip(predicted.cpu().numpy() != 0, outside.cpu().numpy(), strict=True):
+            siou, ppv = component_scores(mask, image, self.sizes)
             self.counts["found"] += _at_least(siou)
             self.counts["false"] += len(ppv) - _at_least(ppv)
             for place, values in enumerate((siou, ppv)):
@@ -89,16 +91,16 @@ class ComponentScores(Tally):
 
 
 def component_scores(
-    predicted: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], sizes: Sizes
+    predicted: npt.NDArray[np.bool_], outside: npt.NDArray[np.integer], sizes: Sizes
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """One image: sIoU of every true component, PPV of every predicted one."""
     connected = _labelling()
-    true, _ = connected(label == OUT_OF_DISTRIBUTION)
-    found, _ = connected(predicted & (label != VOID))
+    true, _ = connected(outside == 1)
+    found, _ = connected(predicted & (outside != VOID))
 
     found[np.bincount(found.ravel())[found] < sizes.predicted] = 0
     # The background counts as a component here, as in the benchmark: one that is this small is void too.
-    counted = (label != VOID) & (np.bincount(true.ravel())[true] >= sizes.true)
+    counted = (outside != VOID) & (np.bincount(true.ravel())[true] >= sizes.true)
     true, found = true[counted], found[counted]
 
     # overlap[k, j]: pixels that true component k and predicted component j share; 0 is "none" on both sides.

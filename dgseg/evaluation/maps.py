@@ -18,6 +18,23 @@ def void_unlabelled(labels: Tensor) -> Tensor:
     return labels | (labels == OUT_OF_DISTRIBUTION)
 
 
+def outside_map(labels: Tensor) -> Tensor:
+    """What out-of-distribution metrics read, from labels that name classes: 0 inside, 1 outside (254), 255 void. Data
+    sets that name no classes bring such a map of their own: Sample.extra["out_of_distribution"]."""
+    check_labels(labels)
+    outside = (labels == OUT_OF_DISTRIBUTION).to(torch.uint8)
+    return outside.masked_fill_(labels == VOID, VOID)
+
+
+def check_outside(outside: Tensor) -> None:
+    check_labels(outside, "the out-of-distribution map")
+    if bool(((outside != 0) & (outside != 1) & (outside != VOID)).any()):
+        raise ValueError(
+            "the out-of-distribution map must hold 0 (inside), 1 (outside) and 255 (void) alone; of a label map take "
+            "outside_map(labels)"
+        )
+
+
 def check_logits(logits: Tensor, labels: Tensor, num_classes: int | None = None) -> None:
     if logits.dim() != 4 or not logits.is_floating_point():
         raise ValueError(f"logits must be floating [N, C, h, w]; they are {logits.dtype} {list(logits.shape)}")

@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dgseg.data.labels import OUT_OF_DISTRIBUTION, VOID
-from dgseg.evaluation.maps import check_labels
+from dgseg.data.labels import VOID
+from dgseg.evaluation.maps import check_outside
 from dgseg.evaluation.tally import Tally
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 BINS = 1 << 16
 _PLUS_ZERO = 1 << 15
@@ -59,30 +60,24 @@ class OodScores(Tally):
     def __init__(self, *, device: torch.device | str = "cpu") -> None:
         super().__init__({"scores": (2, BINS)}, {}, device)
 
-    def update(self, scores: Tensor, labels: Tensor) -> None:
-        """scores [N, H, W], higher = more unknown; the upsampling is the caller's. labels [N, H, W]: 254 is
-        out-of-distribution, 255 is skipped, everything else is in-distribution."""
-        check_labels(labels)
-        _check(scores, labels)
+    def update(self, scores: Tensor, outside: Tensor) -> None:
+        """scores [N, H, W], higher = more unknown; the upsampling is the caller's. outside [N, H, W]: 0 inside, 1
+        outside, 255 void."""
+        _check(scores, outside)
         bins = _order(_rounded(scores.flatten()))
-        labels = labels.flatten().to(bins.device)
-        outside = labels == OUT_OF_DISTRIBUTION
         # Void goes to a third row, which is dropped: cheaper than picking the valid pixels.
-        bins += outside * BINS
-        bins += (labels == VOID) * (2 * BINS)
+        bins += outside.flatten().to(bins).clamp_(max=2).mul_(BINS)
         found = torch.bincount(bins, minlength=3 * BINS).view(3, BINS)[:2]
         found[:, _PLUS_ZERO] += found[:, _PLUS_ZERO - 1]  # both zeros are one value
         found[:, _PLUS_ZERO - 1] = 0
         self.counts["scores"] += found.to(self.device)
 
     def curves(self) -> Curves:
-        negatives, positives = (row.cpu().numpy() for row in self.counts["scores"])
-        used = np.flatnonzero(negatives + positives)[::-1]
-        tp = positives[used].cumsum(dtype=np.int64)
-        fp = negatives[used].cumsum(dtype=np.int64)
-        nothing = np.full(len(used), np.nan)
+        positives, negatives, values = self._used()
+        tp, fp = positives.cumsum(), negatives.cumsum()
+        nothing = np.full(len(values), np.nan)
         return Curves(
-            thresholds=_VALUES[used],
+            thresholds=values,
             true_positive_rate=tp / tp[-1] if len(tp) and tp[-1] else nothing,
             false_positive_rate=fp / fp[-1] if len(fp) and fp[-1] else nothing,
             precision=tp / np.maximum(tp + fp, 1),
@@ -90,37 +85,41 @@ class OodScores(Tally):
 
     def result(self) -> OodResult:
         """A ValueError if no pixel was counted."""
-        negatives, positives = (row.cpu().numpy() for row in self.counts["scores"])
+        positives, negatives, values = self._used()
+        if not len(values):
+            raise ValueError("no pixel was scored: no image came, or all is void")
+        return _result(positives, negatives, values)
+
+    def _used(self) -> tuple[Ints, Ints, Floats]:
+        """Outside and inside pixels of every score that occurs, and these scores, highest first."""
+        negatives, positives = self.counts["scores"].cpu().numpy()
         used = np.flatnonzero(negatives + positives)[::-1]
-        if not len(used):
-            raise ValueError("no pixel was scored: no image came, or its labels hold nothing but 255")
-        return _result(positives[used], negatives[used], _VALUES[used])
+        return positives[used], negatives[used], _VALUES[used]
 
 
-def ood_metrics(scores: Tensor, labels: Tensor) -> OodResult:
+def ood_metrics(scores: Tensor, outside: Tensor) -> OodResult:
     """All at once, for pixels that are in memory: see OodScores.update."""
     tally = OodScores(device=scores.device)
-    tally.update(scores, labels)
+    tally.update(scores, outside)
     return tally.result()
 
 
-def exact_metrics(scores: Tensor, labels: Tensor) -> OodResult:
+def exact_metrics(scores: Tensor, outside: Tensor) -> OodResult:
     """The same without rounding (in float64, sorting all pixels): what the rounded results deviate from."""
-    check_labels(labels)
-    _check(scores, labels)
-    valid = labels != VOID
-    outside = (labels[valid] == OUT_OF_DISTRIBUTION).cpu().numpy()
+    _check(scores, outside)
+    valid = outside != VOID
+    positive = (outside[valid] == 1).cpu().numpy()
     values, where = np.unique(scores[valid].double().cpu().numpy(), return_inverse=True)
     if not len(values):
-        raise ValueError("no pixel is scored: the labels hold nothing but 255")
-    positives = np.bincount(where[outside], minlength=len(values))[::-1]
-    negatives = np.bincount(where[~outside], minlength=len(values))[::-1]
+        raise ValueError("no pixel was scored: all is void")
+    positives = np.bincount(where[positive], minlength=len(values))[::-1]
+    negatives = np.bincount(where[~positive], minlength=len(values))[::-1]
     return _result(positives, negatives, values[::-1])
 
 
-def deviation(scores: Tensor, labels: Tensor) -> dict[str, float]:
+def deviation(scores: Tensor, outside: Tensor) -> dict[str, float]:
     """metric -> rounded minus exact, on these pixels."""
-    rounded, exact = ood_metrics(scores, labels), exact_metrics(scores, labels)
+    rounded, exact = ood_metrics(scores, outside), exact_metrics(scores, outside)
     return {name: getattr(rounded, name) - getattr(exact, name) for name in METRICS}
 
 
@@ -129,10 +128,11 @@ def above(scores: Tensor, threshold: float) -> Tensor:
     return _rounded(scores).double() >= threshold
 
 
-def _check(scores: Tensor, labels: Tensor) -> None:
-    if not scores.is_floating_point() or scores.shape != labels.shape:
+def _check(scores: Tensor, outside: Tensor) -> None:
+    check_outside(outside)
+    if not scores.is_floating_point() or scores.shape != outside.shape:
         raise ValueError(
-            f"scores must be floating and like labels, {list(labels.shape)}; they are {scores.dtype} "
+            f"scores must be floating and like the map, {list(outside.shape)}; they are {scores.dtype} "
             f"{list(scores.shape)}: upsample them first"
         )
     if scores.numel() and bool(scores.amax().isnan()):
@@ -167,7 +167,7 @@ def _values() -> Floats:
 _VALUES = _values()
 
 
-def _result(positives: npt.NDArray[np.int64], negatives: npt.NDArray[np.int64], values: Floats) -> OodResult:
+def _result(positives: Ints, negatives: Ints, values: Floats) -> OodResult:
     """From the counts per distinct score, highest score first."""
     tp, fp = positives.cumsum(dtype=np.int64), negatives.cumsum(dtype=np.int64)
     P, N = int(tp[-1]), int(fp[-1])
@@ -217,7 +217,7 @@ def _result(positives: npt.NDArray[np.int64], negatives: npt.NDArray[np.int64], 
     )
 
 
-def _one_by_one(before: npt.NDArray[np.int64], count: npt.NDArray[np.int64], false: npt.NDArray[np.int64]) -> Floats:
+def _one_by_one(before: Ints, count: Ints, false: Ints) -> Floats:
     """Σ over j = 1 … count of (before + j) / (before + j + false), by way of the harmonic numbers."""
     first = torch.from_numpy((before + false + 1).astype(np.float64))
     last = first + torch.from_numpy(count.astype(np.float64))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dgseg.evaluation.components import THRESHOLDS, ComponentScores, Sizes, component_scores
 
-IN, OUT, VOID = 3, 254, 255
+IN, OUT, VOID = 0, 1, 255
 ALL = Sizes(predicted=0, true=0)
 Pixel = tuple[int, int]
 
@@ -116,5 +116,7 @@ def test_nothing_and_mistakes():
     labels = torch.full((1, 4, 4), IN, dtype=torch.uint8)
     with pytest.raises(ValueError, match="compare scores with a threshold"):
         ComponentScores().update(torch.zeros(1, 4, 4), labels)
+    with pytest.raises(ValueError, match="outside_map"):
+        ComponentScores().update(labels > 0, labels + 254)
     with pytest.raises(ValueError, match="predicted=500"):
         ComponentScores(Sizes(50, 10)).merge(ComponentScores())

@@ -5,7 +5,7 @@ import torch
 
 from dgseg.bench.inputs import label_map
 from dgseg.evaluation import BoundaryErrors, BoundaryIou, Calibration, Confusion, OodScores, entropy_map
-from dgseg.evaluation.maps import predicted_labels
+from dgseg.evaluation.maps import outside_map, predicted_labels
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -31,7 +31,7 @@ def test_every_tally(deterministic):
             by_labels.update_labels(predicted_labels(of[0], (64, 128)), of[1])
             errors.update_labels(of[2], of[1])
             iou.update_labels(of[2], of[1])
-            ood.update(of[3], of[1])
+            ood.update(of[3], outside_map(of[1]))
             calibration.update(of[0], of[1])
             tallies.append((confusion, by_labels, errors, iou, ood))
             entropy = entropy_map(of[0], (64, 128)).cpu()

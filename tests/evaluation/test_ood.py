@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 from torch import Tensor
 
+from dgseg.evaluation.maps import outside_map
 from dgseg.evaluation.ood import METRICS, OodScores, above, deviation, exact_metrics, ood_metrics
 
-IN, OUT, VOID = 3, 254, 255
+IN, OUT, VOID = 0, 1, 255
 
 
 def maps(scores: list[float], outside: list[bool]) -> tuple[Tensor, Tensor]:
@@ -150,7 +151,16 @@ def test_what_has_no_place_in_an_order_is_refused():
             metric(scores, labels)
     with pytest.raises(ValueError, match="divide them by a constant"):
         ood_metrics(torch.tensor([[[0.0, 1e6]]]), labels)
-    with pytest.raises(ValueError, match="like labels"):
+    with pytest.raises(ValueError, match="like the map"):
         ood_metrics(scores[..., :1], labels)
     infinite = ood_metrics(*maps([math.inf, -math.inf], [True, False]))
     assert infinite.auroc == 1.0
+
+
+def test_label_maps_are_not_mistaken_for_maps_of_the_outside():
+    labels = torch.tensor([[[0, 1, 18, 254, 255]]], dtype=torch.uint8)
+    scores = torch.arange(5.0).view(1, 1, 5)
+    with pytest.raises(ValueError, match=r"outside_map\(labels\)"):
+        ood_metrics(scores, labels)
+    assert outside_map(labels).tolist() == [[[0, 0, 0, 1, 255]]]
+    assert ood_metrics(scores, outside_map(labels.int())).positives == 1
