@@ -70,7 +70,7 @@ def _case(device: torch.device, logits: tuple[Tensor, ...], labels: tuple[Tensor
     else:
         notes.append("torchmetrics is not installed and does not race")
     contenders.append(Contender(LOADING, partial(_load, _files(labels)), None))
-    notes.append(f"loading: JPEG images and PNG labels from memory, decoded by {torch.get_num_threads()} threads")
+    notes.append(f"loading: JPEG images and PNG labels decoded from memory, threads: {torch.get_num_threads()}")
     pixels = len(labels) * H * W
     return Case(
         op="segmentation_counts",

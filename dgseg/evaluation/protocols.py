@@ -1,5 +1,6 @@
 """How images are shown to a model when it is scored. Two protocols' numbers do not compare: every table says which."""
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -38,7 +39,7 @@ class Protocol:
         for dataset in datasets:
             limit = self.sizes.get(dataset)
             shown = f"fitted into {limit[1]}x{limit[0]}, ratio kept" if limit else "at its own size"
-            lines.append(f"  {dataset}: {shown}")
+            lines.append(f"{dataset}: {shown}")
         lines.append(
             f"Windows of {self.window}x{self.window} every {self.stride} pixels, logits averaged where they overlap."
             if self.window
@@ -49,7 +50,7 @@ class Protocol:
             "data set whose label is a class; void predictions are false negatives; mIoU is the mean over classes that "
             "occur in labels or predictions, mAcc over classes that occur in labels."
         )
-        return "\n".join(lines)
+        return "\n".join(textwrap.fill(line, 118, subsequent_indent="  ") for line in lines)
 
 
 def fit(size: Size, limit: Size) -> Size:

@@ -30,7 +30,8 @@ class Tally:
         return self
 
     def all_reduce(self, group: torch.distributed.ProcessGroup | None = None) -> Self:
-        """After it every rank of the group holds the counts of all. Needs an initialised process group."""
+        """After it every rank of the group holds the counts of all. The counts must be where the group works: NCCL
+        adds up on GPUs alone."""
         for count in self.counts.values():
             torch.distributed.all_reduce(count, group=group)
         return self
