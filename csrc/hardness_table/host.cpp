@@ -24,14 +24,17 @@ std::string text(double value) { return py::str(py::float_(value)); }
 
 // Only losslessly: a float index or a complex loss is a mistake.
 template <class T>
-Array<T> vector_of(const py::array& given, const char* name, const char* kinds) {
-  if (given.ndim() != 1 || !std::strchr(kinds, given.dtype().kind()))
-    refuse(std::string(name) + " must be a vector of " + (kinds[0] == 'i' ? "integers" : "numbers") + ", not " +
-           std::string(py::str(given.dtype())) + " with " + std::to_string(given.ndim()) + " dimensions");
-  return Array<T>::ensure(given);
+Array<T> vector_of(const py::object& given, const char* name, const char* kinds) {
+  const py::array array = py::array::ensure(given);
+  if (!array || array.ndim() != 1 || (array.size() && !std::strchr(kinds, array.dtype().kind())))
+    refuse(std::string(name) + " must be a vector of " + (kinds[0] == 'i' ? "integers" : "numbers") +
+           (array
+                ? ", not " + std::string(py::str(array.dtype())) + " in " + std::to_string(array.ndim()) + " dimensions"
+                : ""));
+  return Array<T>::ensure(array);
 }
 
-Array<int64_t> images_of(const HardnessTable& table, const py::array& given) {
+Array<int64_t> images_of(const HardnessTable& table, const py::object& given) {
   auto images = vector_of<int64_t>(given, "indices", "iu");
   for (py::ssize_t i = 0; i < images.size(); ++i)
     if (images.data()[i] < 0 || images.data()[i] >= table.size())
@@ -50,7 +53,7 @@ std::unique_ptr<HardnessTable> make(int64_t size, double beta, double temperatur
   return std::make_unique<HardnessTable>(size, beta, temperature);
 }
 
-void update(HardnessTable& table, const py::array& indices, const py::array& losses) {
+void update(HardnessTable& table, const py::object& indices, const py::object& losses) {
   const auto images = images_of(table, indices);
   const auto values = vector_of<double>(losses, "losses", "fiu");
   if (images.size() != values.size())
@@ -63,7 +66,7 @@ void update(HardnessTable& table, const py::array& indices, const py::array& los
   table.update(images.data(), values.data(), values.size());
 }
 
-py::array_t<int64_t> draw(const HardnessTable& table, const py::array& given) {
+py::array_t<int64_t> draw(const HardnessTable& table, const py::object& given) {
   const auto uniform = vector_of<double>(given, "u", "f");
   for (py::ssize_t i = 0; i < uniform.size(); ++i)
     if (!(uniform.data()[i] >= 0 && uniform.data()[i] < 1))
@@ -75,7 +78,7 @@ py::array_t<int64_t> draw(const HardnessTable& table, const py::array& given) {
   return images;
 }
 
-py::array_t<double> probabilities(const HardnessTable& table, const py::array& indices) {
+py::array_t<double> probabilities(const HardnessTable& table, const py::object& indices) {
   const auto images = images_of(table, indices);
   py::array_t<double> found(images.size());
   double* out = found.mutable_data();
@@ -84,7 +87,7 @@ py::array_t<double> probabilities(const HardnessTable& table, const py::array& i
   return found;
 }
 
-void restore(HardnessTable& table, const py::array& given, double scale, double offset) {
+void restore(HardnessTable& table, const py::object& given, double scale, double offset) {
   const auto scores = vector_of<double>(given, "scores", "f");
   if (scores.size() != table.size())
     refuse(std::to_string(scores.size()) + " scores for a table of " + std::to_string(table.size()) + " images");
