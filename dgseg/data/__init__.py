@@ -7,6 +7,7 @@ Loader   all three -> Batch
 """
 
 from dgseg.data.dataset import Dataset
+from dgseg.data.loader import Loader, Target
 from dgseg.data.sample import Batch, Draw, Sample
 
-__all__ = ["Batch", "Dataset", "Draw", "Sample"]
+__all__ = ["Batch", "Dataset", "Draw", "Loader", "Sample", "Target"]

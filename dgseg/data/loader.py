@@ -147,6 +147,7 @@ class Loader:
             try:
                 loaded = next(batches)
             except StopIteration:
+                self.draw_counts.end()
                 return
             except RuntimeError as error:
                 if "DataLoader worker (pid" not in str(error):
@@ -247,7 +248,8 @@ def _assembled(loaded: Loaded, starts: Any, domains: list[str], target: Batch | 
 
 
 def _bounded(prefetch: int, workers: int, lookahead: int | None) -> int:
-    """Steps per worker, such that all together stay within what the sampler can draw ahead."""
+    """Steps per worker, such that all together stay within what the sampler can draw ahead; if possible with one to
+    spare, for a loop that takes the next batch before it reports the last one's losses."""
     if not workers or lookahead is None:
         return prefetch
     if workers > lookahead:
@@ -255,7 +257,7 @@ def _bounded(prefetch: int, workers: int, lookahead: int | None) -> int:
             f"loader: {workers} workers work on {workers} steps at once, and the sampler draws {lookahead} ahead (the "
             f"hardness window): take at most {lookahead} workers or a longer window"
         )
-    return min(prefetch, lookahead // workers)
+    return min(prefetch, max(1, (lookahead - 1) // workers))
 
 
 def _check_sources(sources: Sequence[Dataset], sampler: Sampler, batch_size: int, what: str) -> None:

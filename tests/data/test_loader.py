@@ -91,7 +91,7 @@ def test_no_two_samples_share_their_randomness():
     assert len({bytes(each.numpy()) for each in noise}) == B
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers):
     for one, other in zip(batches(9, target=target()), batches(9, target=target(), workers=workers), strict=True):
         assert_same(one, other)
@@ -158,6 +158,53 @@ def test_hardness_draws_are_the_same_however_far_workers_run_ahead():
     assert train(32, workers=1, prefetch=5) == expected
     assert train(32, workers=2, prefetch=9) == expected  # cut down to the window
     assert len({name for ids in expected[25:] for name in ids}) < 40  # by loss, not all alike
+
+
+def test_ranks_share_one_hardness():
+    """Every rank has its own sampler and sees all ranks' losses."""
+    ranks = [hardness() for _ in range(2)]
+    loading = [iter(loader(sampler, rank=r, world_size=2)) for r, sampler in enumerate(ranks)]
+    ids = []
+    for step in range(32):
+        parts = [next(each) for each in loading]
+        ids.append([name for part in parts for name in part.ids])
+        indices = joined(parts, "indices")
+        for sampler in ranks:
+            sampler.observe(step, indices, torch.tensor([i % 7 / 2 for i in indices.tolist()]))
+    assert ids == train(32)
+
+
+def test_hardness_resumes_with_its_loader(tmp_path):
+    def run(loading, steps):
+        for step, batch in enumerate(islice(loading, steps), start=loading.step):
+            losses = torch.tensor([i % 7 / 2 for i in batch.indices.tolist()])
+            yield batch.ids
+            loading.sampler.observe(step, batch.indices, losses)
+
+    expected = list(run(loader(hardness()), 32))
+    stopped = loader(hardness(), workers=1)
+    assert list(run(stopped, 13)) == expected[:13]
+    torch.save(stopped.state_dict(), tmp_path / "state.pt")
+    resumed = loader(hardness())
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert list(run(resumed, 19)) == expected[13:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_losses_that_nobody_reports_are_missed(workers):
+    with pytest.raises(ValueError, match="Call observe"):
+        batches(20, sampler=hardness(), workers=workers)
+
+
+def test_losses_may_be_reported_after_the_next_batch_is_fetched():
+    sampler = hardness()
+    loading = iter(loader(sampler, workers=2, prefetch=9))
+    following, ids = next(loading), []
+    for step in range(32):
+        batch, following = following, next(loading)
+        ids.append(batch.ids)
+        sampler.observe(step, batch.indices, torch.tensor([i % 7 / 2 for i in batch.indices.tolist()]))
+    assert ids == train(32)
 
 
 def test_workers_that_would_outrun_the_window_are_refused():
@@ -249,8 +296,32 @@ def test_wrong_settings_are_named(options, named):
         batches(1, **options)
 
 
-def test_a_loader_stops_where_it_is_told():
-    assert len(list(loader(start_step=3, stop_step=7))) == 4
+def test_a_loader_stops_where_it_is_told_and_says_what_it_drew(caplog):
+    with caplog.at_level(logging.INFO):
+        assert len(list(loader(start_step=3, stop_step=7))) == 4
+    assert "draws per source: first 10, second 6" in caplog.text
+    samplers = [Uniform(size, batch_size=1, seed=0, source=s) for s, size in enumerate((40, 25))]
+    with caplog.at_level(logging.WARNING):
+        list(loader(Mixture(samplers, [99, 1], batch_size=1, seed=0), batch_size=1, stop_step=3))
+    assert "second is configured, but the run ended without a draw from it" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this torch has a GPU to pin memory for")
+def test_pinning_without_a_gpu_is_refused():
+    with pytest.raises(ValueError, match="pin_memory"):
+        loader(pin_memory=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pinned_batches_hold_the_same_pixels(workers):
+    found = batches(3, pin_memory=True, workers=workers, target=target())
+    for one, other in zip(found, batches(3, target=target()), strict=True):
+        assert one.images.is_pinned()
+        assert one.labels.is_pinned()
+        assert one.views["augmented"].images.is_pinned()
+        assert one.target.images.is_pinned()
+        assert_same(one.to("cuda").to("cpu"), other)
 
 
 def test_workers_started_afresh_see_the_same():

@@ -13,8 +13,8 @@ PARTS = {
     "samplers": "dgseg.bench.samplers",
 }
 DESCRIPTION = (
-    "Measures the samplers beside what one would use instead. What is wrong is refused and gets no figures, and the "
-    "exit status is 1."
+    "Measures what stands between disk and batches, beside what one would use instead. What is wrong is refused and "
+    "gets no figures, and the exit status is 1."
 )
 
 

@@ -37,6 +37,13 @@ class DrawCounts:
                     "raise its share, or check the sampler that draws by loss"
                 )
 
+    def end(self) -> None:
+        """A run too short to judge by is not refused; that a source was left out is said."""
+        log.info("draws per source: %s", self)
+        for name, count in zip(self.names, self.by_source, strict=True):
+            if count == 0:
+                log.warning("source %s is configured, but the run ended without a draw from it", name)
+
     def of(self, draws: Iterable[Draw]) -> list[int]:
         found = Counter(draw.source for draw in draws)
         return [found[source] for source in range(len(self.names))]

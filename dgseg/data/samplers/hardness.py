@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dgseg._host import HardnessTable
 from dgseg.data.sample import Draw
 from dgseg.data.samplers.base import Purpose, Sampler, StatelessSampler, uniforms
+
+if TYPE_CHECKING:
+    from dgseg._host import HardnessTable
 
 Decay = Literal["sigmoid", "linear", "none"]
 STATED_UPDATES = 800  # the run for which the paper states its steepness: 40,000 steps, one update every 50
@@ -52,6 +54,8 @@ class Hardness(Sampler):
     def __init__(
         self, base: StatelessSampler, *, max_steps: int, seed: int, config: HardnessConfig | None = None
     ) -> None:
+        from dgseg._host import HardnessTable  # the other samplers need no native code
+
         self.config = config or HardnessConfig()
         if max_steps < 1:
             raise ValueError(f"hardness: max_steps is {max_steps}; the schedule needs the length of the run")
@@ -60,7 +64,9 @@ class Hardness(Sampler):
         self.batch_size, self.sizes, self.shares = base.batch_size, base.sizes, base.shares
         self.lookahead = self.config.window
         self.updates = max(max_steps / self.config.window, 1.0)
-        self.table = HardnessTable(sum(self.sizes), beta=self.config.beta, temperature=self.config.temperature)
+        self.table: HardnessTable = HardnessTable(
+            sum(self.sizes), beta=self.config.beta, temperature=self.config.temperature
+        )
         self.step = 0  # the first that is not yet observed
         self._starts = np.cumsum((0, *self.sizes))
         self._pending: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] = []
