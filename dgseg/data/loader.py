@@ -28,6 +28,7 @@ from dgseg.data.fetch import ORIGINAL, Fetcher, Loaded, Pipeline
 from dgseg.data.sample import Batch, Draw
 from dgseg.data.samplers.base import Purpose, Sampler, StatelessSampler, rank_slice
 from dgseg.data.samplers.counts import DrawCounts
+from dgseg.data.workers import death_of, new_workers
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 1000  # steps
@@ -129,19 +130,20 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         drawn: dict[int, list[int]] = {}  # draws per source of the steps under way
-        batches = iter(
-            DataLoader(
-                self._jobs,
-                batch_size=None,
-                sampler=self._stream(drawn),
-                collate_fn=_unchanged,
-                num_workers=self.workers,
-                prefetch_factor=self.prefetch if self.workers else None,
-                multiprocessing_context=self.start_method if self.workers else None,
-                pin_memory=self.pin_memory,
-                generator=torch.Generator(),  # else it takes a number from the model's own
+        with new_workers() as workers:
+            batches = iter(
+                DataLoader(
+                    self._jobs,
+                    batch_size=None,
+                    sampler=self._stream(drawn),
+                    collate_fn=_unchanged,
+                    num_workers=self.workers,
+                    prefetch_factor=self.prefetch if self.workers else None,
+                    multiprocessing_context=self.start_method if self.workers else None,
+                    pin_memory=self.pin_memory,
+                    generator=torch.Generator(),  # else it takes a number from the model's own
+                )
             )
-        )
         first = True
         while True:
             try:
@@ -149,13 +151,13 @@ class Loader:
             except StopIteration:
                 self.draw_counts.end()
                 return
-            except RuntimeError as error:
-                if "DataLoader worker (pid" not in str(error):
+            except (RuntimeError, OSError, EOFError) as error:
+                if not (death := death_of(workers)):
                     raise
                 raise RuntimeError(
-                    f"loader: a worker died before step {self.step} was there ({error}). Killed: memory ran out, take "
-                    f"fewer workers than {self.workers} or a smaller prefetch. Bus error: {SHARED_MEMORY} is too small "
-                    "(docker run --shm-size). Otherwise workers=0 shows what happens"
+                    f"loader: {death} before step {self.step} was there. SIGKILL: memory ran out, take fewer workers "
+                    f"than {self.workers} or a smaller prefetch. SIGBUS: {SHARED_MEMORY} is too small (docker run "
+                    "--shm-size). Otherwise workers=0 shows what happens"
                 ) from error
             if first and self.workers:
                 self._check_shared_memory(loaded.bytes)
