@@ -113,7 +113,7 @@ class Loader:
         self.step, self.stop_step = start_step, stop_step
         self.corrupt_share, self.pin_memory, self.start_method = corrupt_share, pin_memory, start_method
         self.corrupt: dict[str, str] = {}  # path -> what is wrong with it
-        self.draw_counts = DrawCounts([source.name for source in sources], sampler.shares)
+        self.draw_counts = DrawCounts(_names(sources), sampler.shares)
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
         self._jobs = _Jobs(
             Fetcher(self.sources, pipeline, seed),
@@ -168,10 +168,15 @@ class Loader:
     def state_dict(self) -> dict[str, Any]:
         return {
             "step": self.step,
-            "draws": dict(zip(self.draw_counts.names, self.draw_counts.by_source, strict=True)),
+            "draws": self.draw_counts.as_dict(),
             "corrupt": dict(self.corrupt),
             "sampler": self.sampler.state_dict(),
         }
+
+    def metrics(self) -> dict[str, float]:
+        """For the log of the run."""
+        draws = {f"data/draws/{name}": float(count) for name, count in self.draw_counts.as_dict().items()}
+        return draws | {"data/corrupt": float(len(self.corrupt))} | self.sampler.metrics()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if tuple(state["draws"]) != self.draw_counts.names:
@@ -247,6 +252,13 @@ def _assembled(loaded: Loaded, starts: Any, domains: list[str], target: Batch | 
 
     others = {name: view(name, {}, None) for name in loaded.views if name != ORIGINAL}
     return view(ORIGINAL, others, target)
+
+
+def _names(sources: Sequence[Dataset]) -> list[str]:
+    """Different for every source: two of one name are told apart by their domains, if that does by their places."""
+    names = [source.name for source in sources]
+    names = [f"{n}/{s.domain}" if names.count(n) > 1 else n for n, s in zip(names, sources, strict=True)]
+    return [f"{name} {place}" if names.count(name) > 1 else name for place, name in enumerate(names)]
 
 
 def _bounded(prefetch: int, workers: int, lookahead: int | None) -> int:

@@ -317,6 +317,22 @@ def test_wrong_settings_are_named(options, named):
         batches(1, **options)
 
 
+def test_sources_of_one_name_are_counted_apart():
+    game, fog = Squares(40, "streets"), Squares(25, "streets")
+    game.domain, fog.domain = "game", "fog"
+    loading = loader(data=[game, fog])
+    for _ in islice(loading, 10):
+        pass
+    assert loading.metrics() == {"data/draws/streets/game": 24, "data/draws/streets/fog": 16, "data/corrupt": 0}
+    resumed = loader(data=[game, fog])
+    resumed.load_state_dict(loading.state_dict())
+    assert resumed.metrics() == loading.metrics()
+    game.domain = "fog"
+    assert loader(data=[game, fog]).draw_counts.names == ("streets/fog 0", "streets/fog 1")
+    with pytest.raises(ValueError, match="the state is of sources streets/game, streets/fog"):
+        loader().load_state_dict(loading.state_dict())
+
+
 def test_a_loader_stops_where_it_is_told_and_says_what_it_drew(caplog):
     with caplog.at_level(logging.INFO):
         assert len(list(loader(start_step=3, stop_step=7))) == 4

@@ -44,6 +44,10 @@ class Sampler(ABC):
         had valid pixels at all. Samplers that do not learn take no notice."""
         return
 
+    def metrics(self) -> dict[str, float]:
+        """For the log of the run."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

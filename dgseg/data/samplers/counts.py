@@ -28,6 +28,9 @@ class DrawCounts:
     def total(self) -> int:
         return sum(self.by_source)
 
+    def as_dict(self) -> dict[str, int]:
+        return dict(zip(self.names, self.by_source, strict=True))
+
     def add(self, counts: Sequence[int]) -> None:
         self.by_source = [before + more for before, more in zip(self.by_source, counts, strict=True)]
         for name, count, patience in zip(self.names, self.by_source, self._patience, strict=True):
@@ -49,4 +52,4 @@ class DrawCounts:
         return [found[source] for source in range(len(self.names))]
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {count}" for name, count in zip(self.names, self.by_source, strict=True))
+        return ", ".join(f"{name} {count}" for name, count in self.as_dict().items())

@@ -131,7 +131,6 @@ class Hardness(Sampler):
             self._close_window()
 
     def metrics(self) -> dict[str, float]:
-        """For the log of the run."""
         return {
             "hardness/random_share": self.random_share(self.step),
             "hardness/seen": self.table.seen / len(self.table),
