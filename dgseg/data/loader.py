@@ -28,7 +28,7 @@ from dgseg.data.fetch import ORIGINAL, Fetcher, Loaded, Pipeline
 from dgseg.data.sample import Batch, Draw
 from dgseg.data.samplers.base import Purpose, Sampler, StatelessSampler, rank_slice
 from dgseg.data.samplers.counts import DrawCounts
-from dgseg.data.workers import death_of, new_workers
+from dgseg.data.workers import death_of, end, new_workers
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 1000  # steps
@@ -151,8 +151,10 @@ class Loader:
             except StopIteration:
                 self.draw_counts.end()
                 return
-            except (RuntimeError, OSError, EOFError) as error:
-                if not (death := death_of(workers)):
+            except Exception as error:
+                death = death_of(workers) if isinstance(error, RuntimeError | OSError | EOFError) else ""
+                end(workers)
+                if not death:
                     raise
                 raise RuntimeError(
                     f"loader: {death} before step {self.step} was there. SIGKILL: memory ran out, take fewer workers "
