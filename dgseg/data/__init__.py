@@ -8,6 +8,7 @@ Loader   all three -> Batch
 
 from dgseg.data.dataset import Dataset
 from dgseg.data.datasets import from_spec, open_dataset
+from dgseg.data.loader import Loader, Target
 from dgseg.data.sample import Batch, Draw, Sample
 
-__all__ = ["Batch", "Dataset", "Draw", "Sample", "from_spec", "open_dataset"]
+__all__ = ["Batch", "Dataset", "Draw", "Loader", "Sample", "Target", "from_spec", "open_dataset"]
