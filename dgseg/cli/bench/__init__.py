@@ -2,5 +2,6 @@
 
 VERBS = {
     "data": ("dgseg.cli.bench.data", "from disk to batches"),
+    "evaluation": ("dgseg.cli.bench.evaluation", "scoring, for a model that costs nothing"),
     "ops": ("dgseg.cli.bench.ops", "the fused operators"),
 }

@@ -10,6 +10,7 @@ from dgseg.bench.part import Part
 
 # part -> a module whose run(quick) returns a Part
 PARTS = {
+    "samplers": "dgseg.bench.samplers",
     "throughput": "dgseg.bench.data_throughput",
     "codecs": "dgseg.bench.data_codecs",
 }

@@ -61,7 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
                 packed.verify(progress)
     size = sum(entry["bytes"] for entry in packed.manifest["files"].values())
     print(
-        f"{arguments.out}: {len(packed):,} samples, {packed.manifest['shards']} shards, {size / 1e9:.2f} GB "
+        f"{arguments.out}: {len(packed):,} samples, {packed.manifest['shards']} shards, {size / 1e6:,.0f} MB "
         f"({size / len(packed) / 1e3:.0f} kB each), {time.monotonic() - start:.0f} s"
     )
     print(f"Train on it as packed={arguments.out}")
