@@ -1,6 +1,10 @@
 """Colours: the native distortion against a float64 definition, jitter against torchvision, and nothing but colours."""
 
 import colorsys
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +53,29 @@ def test_distort_is_the_textbook_within_rounding(seed, size, brightness, contras
     }
     out = distort(torch.from_numpy(image.astype(np.uint8)), **chosen).numpy()
     assert np.abs(out - textbook(image, **chosen)).max() <= 0.51
+
+
+def test_same_bits_in_every_instruction_set():
+    program = (
+        "import hashlib, numpy as np; from dgseg._host import distort\n"
+        "image = np.random.default_rng(0).integers(0, 256, (3, 301, 307), np.uint8)\n"
+        "for hue in (0.0, 0.3, -2.7):\n"
+        "    out = distort(image, brightness=9.3, contrast=1.17, saturation=0.83, hue=hue, contrast_first=hue > 0)\n"
+        "    print(hashlib.sha256(out.tobytes()).hexdigest())\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"DGSEG_ISA": isa},
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parents[2],
+        ).stdout
+        for isa in ("baseline", "avx2", "avx512")
+    }
+    assert len(found) == 1
+    assert len(found.pop().split()) == 3
 
 
 def test_identity_and_strides():
