@@ -1,6 +1,16 @@
 import numpy as np
 import numpy.typing as npt
 
+def distort(
+    image: npt.NDArray[np.uint8],
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    contrast_first: bool,
+) -> npt.NDArray[np.uint8]: ...
+
 class HardnessTable:
     def __init__(self, size: int, *, beta: float = 0.9, temperature: float = 1.0) -> None: ...
     def update(self, indices: npt.ArrayLike, losses: npt.ArrayLike) -> None: ...

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from dgseg.data.dataset import CorruptFile, DataError, Dataset
-from dgseg.data.sample import Draw, Sample, generator
+from dgseg.data.sample import Draw, LazySample, Sample, generator
 from dgseg.data.samplers.base import Purpose
 
 # "original" becomes Batch.images and .labels, every other key a Batch of Batch.views.
-Pipeline = Callable[[Sample, np.random.Generator, Draw], Mapping[str, Sample]]
+Pipeline = Callable[[Sample | LazySample, np.random.Generator, Draw], Mapping[str, Sample]]
 ORIGINAL = "original"
 ATTEMPTS = 8  # so many corrupt files in a row are no longer single ones
 
@@ -88,7 +88,7 @@ class Fetcher:
         chosen = draw
         for attempt in range(ATTEMPTS):
             try:
-                sample = self.sources[chosen.source][chosen.index]
+                sample = self.sources[chosen.source].lazy(chosen.index)
                 if not self.labelled:
                     sample = replace(sample, label=None)
                 return chosen, self.pipeline(sample, generator(self.seed, draw.number, self.purpose), chosen)

@@ -11,6 +11,8 @@ from dgseg.bench.part import Part
 # part -> a module whose run(quick) returns a Part
 PARTS = {
     "samplers": "dgseg.bench.samplers",
+    "throughput": "dgseg.bench.data_throughput",
+    "codecs": "dgseg.bench.data_codecs",
 }
 DESCRIPTION = (
     "Measures what stands between disk and batches, beside what one would use instead. What is wrong is refused and "
