@@ -1,11 +1,12 @@
 """What all models share: the input's convention, size checks, and what `build` needs to know."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from dgseg.models.checkpointing import checkpointed
 from dgseg.models.prediction import Prediction
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -25,6 +26,18 @@ class SegmentationModel(nn.Module, ABC):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.checkpointing = False
+
+    def checkpoint_stages(self, on: bool = True) -> Self:
+        """Trade time for memory: with it on, training keeps the activations between stages only."""
+        self.checkpointing = on
+        return self
+
+    def stage(self, module: nn.Module, *inputs: Any) -> Any:
+        """How `predict` calls each stage, so that it can be checkpointed."""
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpointed(module, *inputs)
+        return module(*inputs)
 
     def normalise(self, images: Tensor) -> Tensor:
         # Two constants, made on the device: no buffers, hence nothing in a state dict, and meta builds stay cheap.

@@ -7,7 +7,9 @@ from typing import Any
 from dgseg.models.base import SegmentationModel
 
 # name -> "module:function"; the function takes (num_classes, pretrained, **options)
-MODELS: dict[str, str] = {}
+MODELS: dict[str, str] = {
+    "bisenet_mini": "dgseg.models.bisenet_mini:bisenet_mini",
+}
 
 
 def build(name: str, num_classes: int = 19, pretrained: bool | str = False, **options: Any) -> SegmentationModel:
