@@ -20,9 +20,10 @@ class SegmentationModel(nn.Module, ABC):
     # (x - mean) / std of RGB values in 0..1. A model with another convention (BGR, 0..255) overrides `normalise`.
     mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
     std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
-    multiple: ClassVar[int] = 1  # sides that the network handles exactly; inference pads to it and crops back
+    multiple: int = 1  # sides that the network handles exactly; inference pads to it and crops back
     minimum: ClassVar[int] = 32  # the smallest side
     architecture: str = ""  # the name that `build` knows the model by; saved with its weights
+    align_corners: ClassVar[bool] = False  # of the upsampling of logits, as the model's published evaluation does it
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
