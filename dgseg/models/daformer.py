@@ -35,10 +35,17 @@ def mitb0(num_classes: int, pretrained: bool | str, **options: Any) -> Segmentat
     return daformer("b0", num_classes, pretrained, **options)
 
 
-def r101(num_classes: int, pretrained: bool | str, *, checkpointing: bool = False) -> SegmentationModel:
+def r101(
+    num_classes: int,
+    pretrained: bool | str,
+    *,
+    layers: tuple[int, ...] = (3, 4, 23, 3),
+    checkpointing: bool = False,
+) -> SegmentationModel:
+    """layers: another depth than the name's, for small experiments."""
     from dgseg.models.backbones.resnet_v1c import WEIGHTS, ResNetV1c
 
-    backbone = ResNetV1c()
+    backbone = ResNetV1c(layers)
     pretrained_backbone(backbone, pretrained, WEIGHTS)
     head = DeepLabV2Head(backbone.channels[-1], num_classes)
     return EncoderDecoder(num_classes, backbone, head, checkpointing=checkpointing)

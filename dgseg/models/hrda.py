@@ -209,12 +209,17 @@ def mitb0(num_classes: int, pretrained: bool | str, **options: Any) -> Segmentat
     return mit_hrda("b0", num_classes, pretrained, **options)
 
 
-def r101(num_classes: int, pretrained: bool | str, **options: Any) -> SegmentationModel:
-    """The published configuration draws crops on an 8-pixel grid here too, which puts every second one half a context
-    cell beside its mask; ours stay on whole cells, 16 pixels. Inference is not touched by it."""
+def r101(
+    num_classes: int, pretrained: bool | str, *, layers: tuple[int, ...] = (3, 4, 23, 3), **options: Any
+) -> SegmentationModel:
+    """layers: another depth than the name's, for small experiments.
+
+    The published configuration draws crops on an 8-pixel grid here too, which puts every second one half a context
+    cell beside its mask; ours stay on whole cells, 16 pixels. Inference is not touched by it.
+    """
     from dgseg.models.backbones.resnet_v1c import WEIGHTS, ResNetV1c
 
-    backbone = ResNetV1c()
+    backbone = ResNetV1c(layers)
     pretrained_backbone(backbone, pretrained, WEIGHTS)
     heads = [DeepLabV2Head(backbone.channels[-1], num_classes) for _ in range(2)]
     return HRDA(num_classes, backbone, *heads, stride=8, **options)

@@ -11,9 +11,9 @@ WEIGHTS = "hf:timm/resnet101c.gluon_in1k/model.safetensors"
 class ResNetV1c(nn.Module):
     """`backbone(x, stage)` runs one stage, 0 to 3; the stem belongs to the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: tuple[int, ...] = (3, 4, 23, 3)) -> None:
         super().__init__()
-        resnet = timm.create_model("resnet101c", pretrained=False, output_stride=8)
+        resnet = timm.create_model("resnet101c", pretrained=False, output_stride=8, layers=layers)
         self.channels = [256, 512, 1024, 2048]
         self.stem = nn.Sequential(*resnet.conv1, resnet.bn1, resnet.act1)
         self.maxpool = resnet.maxpool
