@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dgseg.models import Prediction, build
+from dgseg.models.backbones.mit import MiTSize
 from dgseg.models.base import SegmentationModel
 
 CLASSES = 5
@@ -24,6 +25,7 @@ class Tiny:
     odd_size: tuple[int, int] = (65, 97)
     millions: float | None = None  # published parameters at 19 classes
     within: float = 0.005
+    size_of: str | None = None  # the row whose code this is, at another size: tested there
 
 
 STAGES = {"stage1", "stage2", "stage3", "stage4"}
@@ -35,6 +37,22 @@ TINY: dict[str, Tiny] = {
         options={"width": 8, "decoder": 16},
         aux=1,
     ),
+}
+
+# One block a stage instead of the published depths; no dropout, so that two runs compare.
+_MIT = {"mit": MiTSize((8, 16, 20, 32), (1, 1, 1, 1)), "width": 16, "drop_path": 0.0, "dropout": 0.0}
+_R101 = {"layers": (1, 1, 1, 1)}
+_FEATURES = STAGES | {"decoder", "pre_classifier"}
+TINY |= {f"segformer_b{size}": Tiny(4, _FEATURES, _MIT, size_of="segformer_b0") for size in range(1, 6)}
+TINY |= {
+    "segformer_b0": Tiny(4, _FEATURES, _MIT),
+    "daformer_mitb0": Tiny(4, _FEATURES, _MIT),
+    "daformer_mitb5": Tiny(4, _FEATURES, _MIT, millions=85.155283, within=1e-9, size_of="daformer_mitb0"),
+    "daformer_r101": Tiny(8, _FEATURES, _R101),
+    # HRDA trains on whole context cells only; other sizes are for its inference.
+    "hrda_mitb0": Tiny(4, _FEATURES, _MIT, aux=1, odd_size=(72, 104)),
+    "hrda_mitb5": Tiny(4, _FEATURES, _MIT, aux=1, millions=85.685990, within=1e-9, size_of="hrda_mitb0"),
+    "hrda_r101": Tiny(8, _FEATURES, _R101, aux=1, odd_size=(80, 112)),
 }
 
 

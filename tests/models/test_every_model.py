@@ -11,7 +11,7 @@ from dgseg.models import build, load_weights, save_weights
 from dgseg.models.build import MODELS
 from tests.models.harness import CLASSES, TINY, images, loss, tiny
 
-NAMES = sorted(TINY)
+NAMES = sorted(name for name, row in TINY.items() if row.size_of is None)
 torch.set_num_threads(1)
 
 
@@ -54,7 +54,7 @@ def test_bytes_are_normalised_inside(name: str) -> None:
         assert torch.equal(model(pixels).logits, model(model.normalise(pixels)).logits)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(TINY))
 def test_builds_and_runs_on_meta_with_the_published_parameters(name: str) -> None:
     with torch.device("meta"):
         model = build(name)
