@@ -9,6 +9,8 @@ from dgseg.models.base import SegmentationModel
 # name -> "module:function"; the function takes (num_classes, pretrained, **options)
 MODELS: dict[str, str] = {
     "bisenet_mini": "dgseg.models.bisenet_mini:bisenet_mini",
+    "bisenet_r18": "dgseg.models.bisenet:bisenet_r18",
+    "deeplabv2_r101": "dgseg.models.deeplabv2:deeplabv2_r101",
 }
 
 
