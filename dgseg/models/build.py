@@ -21,6 +21,8 @@ MODELS: dict[str, str] = {
     "segformer_b4": "dgseg.models.segformer:b4",
     "segformer_b5": "dgseg.models.segformer:b5",
     "bisenet_mini": "dgseg.models.bisenet_mini:bisenet_mini",
+    "bisenet_r18": "dgseg.models.bisenet:bisenet_r18",
+    "deeplabv2_r101": "dgseg.models.deeplabv2:deeplabv2_r101",
 }
 
 

@@ -63,6 +63,7 @@ class FuseLevels(nn.Conv2d):
 class SegFormerHead(nn.Module):
     def __init__(self, channels: Sequence[int], width: int, num_classes: int, *, dropout: float = 0.1) -> None:
         super().__init__()
+        self.width = width
         for index, inputs in enumerate(channels):
             self.add_module(f"linear_c{index + 1}", Project(inputs, width))
         self.linear_fuse = ConvNormReLU(FuseLevels(width, last_first=True))

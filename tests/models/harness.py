@@ -1,5 +1,7 @@
 """Every model at a size that a test can afford. A new model adds its row; `test_every_model.py` does the rest."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +25,26 @@ class Tiny:
     aux: int = 0  # auxiliary predictions in training
     size: tuple[int, int] = (64, 96)
     odd_size: tuple[int, int] = (65, 97)
+    grid: Callable[[int], int] | None = None  # logits' side for an image's, where it is not ceil(side / stride)
     millions: float | None = None  # published parameters at 19 classes
-    within: float = 0.005
+    gigamacs: float | None = None  # published multiply-accumulates at 512x1024, as fvcore counts them
     size_of: str | None = None  # the row whose code this is, at another size: tested there
+
+    def logits_side(self, side: int) -> int:
+        return self.grid(side) if self.grid else math.ceil(side / self.stride)
 
 
 STAGES = {"stage1", "stage2", "stage3", "stage4"}
+
+
+def ceil_pooled(side: int) -> int:
+    """Two strided convolutions around a pooling in ceil mode: 512 -> 65."""
+    return _half(math.ceil((_half(side) - 1) / 2) + 1)
+
+
+def _half(side: int) -> int:
+    return (side + 1) // 2
+
 
 TINY: dict[str, Tiny] = {
     "bisenet_mini": Tiny(
@@ -36,6 +52,22 @@ TINY: dict[str, Tiny] = {
         features=STAGES | {"decoder", "pre_classifier"},
         options={"width": 8, "decoder": 16},
         aux=1,
+    ),
+    "bisenet_r18": Tiny(
+        stride=8,
+        features=STAGES | {"spatial", "decoder", "pre_classifier"},
+        aux=2,
+        millions=12.58,
+        gigamacs=25.78,
+    ),
+    "deeplabv2_r101": Tiny(
+        stride=8,
+        features=STAGES | {"decoder", "pre_classifier"},
+        options={"layers": (1, 1, 1, 1), "multi_level": True},
+        aux=1,
+        grid=ceil_pooled,
+        millions=43.90,
+        gigamacs=375.7,
     ),
 }
 
@@ -47,11 +79,11 @@ TINY |= {f"segformer_b{size}": Tiny(4, _FEATURES, _MIT, size_of="segformer_b0") 
 TINY |= {
     "segformer_b0": Tiny(4, _FEATURES, _MIT),
     "daformer_mitb0": Tiny(4, _FEATURES, _MIT),
-    "daformer_mitb5": Tiny(4, _FEATURES, _MIT, millions=85.155283, within=1e-9, size_of="daformer_mitb0"),
+    "daformer_mitb5": Tiny(4, _FEATURES, _MIT, size_of="daformer_mitb0"),
     "daformer_r101": Tiny(8, _FEATURES, _R101),
     # HRDA trains on whole context cells only; other sizes are for its inference.
     "hrda_mitb0": Tiny(4, _FEATURES, _MIT, aux=1, odd_size=(72, 104)),
-    "hrda_mitb5": Tiny(4, _FEATURES, _MIT, aux=1, millions=85.685990, within=1e-9, size_of="hrda_mitb0"),
+    "hrda_mitb5": Tiny(4, _FEATURES, _MIT, aux=1, size_of="hrda_mitb0"),
     "hrda_r101": Tiny(8, _FEATURES, _R101, aux=1, odd_size=(80, 112)),
 }
 
