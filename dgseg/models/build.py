@@ -11,6 +11,9 @@ MODELS: dict[str, str] = {
     "bisenet_mini": "dgseg.models.bisenet_mini:bisenet_mini",
     "bisenet_r18": "dgseg.models.bisenet:bisenet_r18",
     "deeplabv2_r101": "dgseg.models.deeplabv2:deeplabv2_r101",
+    "deeplabv3plus_r50": "dgseg.models.deeplabv3plus:deeplabv3plus_r50",
+    "deeplabv3plus_shufflenetv2": "dgseg.models.deeplabv3plus:deeplabv3plus_shufflenetv2",
+    "deeplabv3plus_mobilenetv2": "dgseg.models.deeplabv3plus:deeplabv3plus_mobilenetv2",
 }
 
 

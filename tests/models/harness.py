@@ -67,6 +67,26 @@ TINY: dict[str, Tiny] = {
         millions=43.90,
         gigamacs=375.7,
     ),
+    "deeplabv3plus_r50": Tiny(
+        stride=4,
+        features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
+        options={"layers": (1, 1, 1, 1), "instance_norms": "whitening", "aux_dropout": 0.0},
+        aux=1,
+        millions=45.08,
+        gigamacs=277.77 / 2,  # the paper's number is that of 1024x1024, whatever its caption says
+    ),
+    "deeplabv3plus_shufflenetv2": Tiny(
+        stride=8,
+        features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
+        options={"instance_norms": "whitening", "aux_dropout": 0.0},
+        aux=1,
+    ),
+    "deeplabv3plus_mobilenetv2": Tiny(
+        stride=8,
+        features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
+        options={"instance_norms": "ibn", "aux_dropout": 0.0},
+        aux=1,
+    ),
 }
 
 
