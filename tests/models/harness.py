@@ -28,6 +28,8 @@ class Tiny:
     millions: float | None = None  # published parameters at 19 classes
     gigamacs: float | None = None  # published multiply-accumulates at 512x1024, as fvcore counts them
 
+    slow_to_compile: bool = False  # a trunk of many small blocks, or a family of which another is traced already
+
     def logits_side(self, side: int) -> int:
         return self.grid(side) if self.grid else math.ceil(side / self.stride)
 
@@ -80,12 +82,14 @@ TINY: dict[str, Tiny] = {
         features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
         options={"instance_norms": "whitening", "aux_dropout": 0.0},
         aux=1,
+        slow_to_compile=True,
     ),
     "deeplabv3plus_mobilenetv2": Tiny(
         stride=8,
         features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
         options={"instance_norms": "ibn", "aux_dropout": 0.0},
         aux=1,
+        slow_to_compile=True,
     ),
 }
 
