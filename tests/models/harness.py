@@ -30,6 +30,8 @@ class Tiny:
     gigamacs: float | None = None  # published multiply-accumulates at 512x1024, as fvcore counts them
     size_of: str | None = None  # the row whose code this is, at another size: tested there
 
+    slow_to_compile: bool = False  # a trunk of many small blocks, or a family of which another is traced already
+
     def logits_side(self, side: int) -> int:
         return self.grid(side) if self.grid else math.ceil(side / self.stride)
 
@@ -68,6 +70,28 @@ TINY: dict[str, Tiny] = {
         grid=ceil_pooled,
         millions=43.90,
         gigamacs=375.7,
+    ),
+    "deeplabv3plus_r50": Tiny(
+        stride=4,
+        features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
+        options={"layers": (1, 1, 1, 1), "instance_norms": "whitening", "aux_dropout": 0.0},
+        aux=1,
+        millions=45.08,
+        gigamacs=277.77 / 2,  # the paper's number is that of 1024x1024, whatever its caption says
+    ),
+    "deeplabv3plus_shufflenetv2": Tiny(
+        stride=8,
+        features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
+        options={"instance_norms": "whitening", "aux_dropout": 0.0},
+        aux=1,
+        slow_to_compile=True,
+    ),
+    "deeplabv3plus_mobilenetv2": Tiny(
+        stride=8,
+        features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
+        options={"instance_norms": "ibn", "aux_dropout": 0.0},
+        aux=1,
+        slow_to_compile=True,
     ),
 }
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dgseg.models import build, load_weights
 from dgseg.models.heads import DAFormerHead, DeepLabV2Head
-from tests.models import published
+from tests.models import published_mit as published
 from tests.models.test_mit import randomise
 
 torch.set_num_threads(1)

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +96,7 @@ def test_published_multiply_accumulates(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_autocast(name: str, dtype: torch.dtype) -> None:
-    model, batch = tiny(name).eval(), images(name)
+    model, batch = tiny(name).eval(), images(name, 1)
     with torch.no_grad():
         exact = model(batch).logits
         with torch.autocast("cpu", dtype=dtype):
@@ -102,17 +104,23 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
     assert low.isfinite().all()
     error = (low.float() - exact).norm() / exact.norm()
     assert error < (0.05 if dtype is torch.bfloat16 else 0.01), error
-    with torch.autocast("cpu", dtype=dtype):
-        total = loss(model.train()(batch))
-    total.backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    if dtype is torch.bfloat16:  # what trains on CPUs; half-precision convolutions take seconds there
+        with torch.autocast("cpu", dtype=dtype):
+            total = loss(model.train()(images(name)))
+        total.backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)], ids=["aot", "inductor"]
-)
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+def compilations() -> Iterator[Any]:
+    for name in NAMES:
+        for backend in ("eager", "inductor"):  # eager: is it one graph? inductor: does the graph compute the same?
+            for checkpointing in (False, True):
+                slow = backend == "inductor" or checkpointing or TINY[name].slow_to_compile
+                label = f"{name}-{backend}{'-checkpointed' if checkpointing else ''}"
+                yield pytest.param(name, backend, checkpointing, marks=[pytest.mark.slow] * slow, id=label)
+
+
+@pytest.mark.parametrize(("name", "backend", "checkpointing"), compilations())
 def test_compiles_whole(name: str, backend: str, checkpointing: bool) -> None:
     torch.compiler.reset()
     eager, batch = tiny(name).train().checkpoint_stages(checkpointing), images(name)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dgseg.models import Box, build
 from dgseg.models.hrda import HRDA, scramble
-from tests.models import published
+from tests.models import published_mit as published
 from tests.models.harness import tiny
 
 torch.set_num_threads(1)

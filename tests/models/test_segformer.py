@@ -7,7 +7,7 @@ from torch import nn
 from dgseg.models import build, load_weights
 from dgseg.models.backbones.mit import MIT_SIZES
 from dgseg.models.heads import FuseLevels
-from tests.models import published
+from tests.models import published_mit as published
 from tests.models.test_mit import narrow, norms, randomise
 
 torch.set_num_threads(1)
