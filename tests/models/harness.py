@@ -108,7 +108,7 @@ TINY |= {
     # HRDA trains on whole context cells only; other sizes are for its inference.
     "hrda_mitb0": Tiny(4, _FEATURES, _MIT, aux=1, odd_size=(72, 104)),
     "hrda_mitb5": Tiny(4, _FEATURES, _MIT, aux=1, size_of="hrda_mitb0"),
-    "hrda_r101": Tiny(8, _FEATURES, _R101, aux=1, odd_size=(80, 112)),
+    "hrda_r101": Tiny(8, _FEATURES, _R101, aux=1, odd_size=(80, 112), slow_to_compile=True),
 }
 
 
