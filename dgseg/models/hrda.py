@@ -37,8 +37,8 @@ class HRDAHead(nn.Module):
 
 
 class HRDA(EncoderDecoder):
-    """A training step takes `model(images, seed=…, step=…)`. Compiled, a step given as a 0-d int64 tensor never compiles
-    again; a plain number does once, at its second value."""
+    """A training step calls `model(images, seed=…, step=…)`. Compiled, a step given as a 0-d int64 tensor never
+    compiles again; a plain number does once, at its second value."""
 
     minimum = 64  # the context image is half of it
 
