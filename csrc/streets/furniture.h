@@ -157,7 +157,7 @@ inline void crown(Brush& brush, V3 middle, float wide, float tall, Colour leaf, 
     const float clump = noise(x * grain * 1.7f, y * grain * 1.7f, seed + 2);
     const float dots = noise(x * 7.0f, y * 7.0f, seed + 3) * fine;
     texel.colour = leaf * light * (0.78f + 0.24f * v + 0.26f * clump + 0.28f * dots);
-    texel.up = v + clump * 0.8f > 0.25f;
+    texel.up = 0.45f + 0.5f * v + 0.3f * clump;
     return true;
   });
 }
@@ -203,7 +203,7 @@ inline void hedge(Brush& brush, V3 foot, V3 run, float long_, float tall, Colour
     if (!brush.canvas.shaded) return true;
     const float clump = noise(along * 2.0f, y * 2.0f, seed + 2), dots = noise(along * 6.0f, y * 6.0f, seed + 3);
     texel.colour = leaf * light * (0.72f + 0.25f * t + 0.22f * clump + 0.25f * dots);
-    texel.up = t + 0.25f * clump > 0.72f;
+    texel.up = 0.3f + 0.6f * t + 0.25f * clump;
     return true;
   });
 }

@@ -46,7 +46,7 @@ inline Street street(const Style& style, Random& random) {
   s.solid = random.chance(0.3f);
   s.edge_lines = country ? random.chance(0.8f) : random.chance(0.25f);
   s.worn = random.chance(0.4f);
-  s.rails = random.chance(country ? 0.16f : 0.24f);
+  s.rails = random.chance(country ? 0.15f : 0.2f);
   s.paint = random.chance(0.15f) ? Colour{0.85f, 0.68f, 0.20f} : Colour{0.86f, 0.86f, 0.84f};
   s.seed = random.bits();
   return s;

@@ -197,7 +197,7 @@ class Scene {
     const float lateral = outwards(side) * (float(lane) + 0.5f) * street_.lane;
     const bool ego = ours && size(lateral - brush_.canvas.camera.x) < 1.6f;
     float z = random.between(ego ? 9.0f : 6.0f, ego ? 26.0f : 30.0f);
-    if (!ours && lane == 0 && street_.rails && random.chance(0.62f)) {
+    if (!ours && lane == 0 && street_.rails && random.chance(0.55f)) {
       Paint paint = car_paint(random);
       static constexpr Colour kLivery[] = {
           {0.78f, 0.62f, 0.10f}, {0.12f, 0.45f, 0.30f}, {0.70f, 0.10f, 0.12f}, {0.15f, 0.30f, 0.60f}};

@@ -100,11 +100,12 @@ inline Style real_style(Random& random) {
   const float sun = random.between(0.15f, 0.55f);
   s.sun = {sun, sun * 0.97f, sun * 0.90f};
   s.ambient = Colour{0.60f, 0.61f, 0.64f} * (1.12f - 0.5f * sun);
-  s.fog = random.between(0.001f, 0.004f);
+  s.fog = random.between(0.0005f, 0.003f);
+  s.haze = {0.84f, 0.87f, 0.90f};
   s.contrast = random.between(0.85f, 1.1f);
-  s.saturation = random.between(0.55f, 0.9f);
-  s.exposure = random.between(0.8f, 1.05f);
-  s.tint = {random.between(0.94f, 1.02f), random.between(0.99f, 1.04f), random.between(0.93f, 1.03f)};
+  s.saturation = random.between(0.6f, 0.95f);
+  s.exposure = random.between(0.92f, 1.18f);
+  s.tint = {random.between(0.95f, 1.04f), random.between(0.97f, 1.02f), random.between(0.94f, 1.04f)};
   s.blur = random.between(0.3f, 0.7f);
   s.noise = random.between(0.015f, 0.03f);
   s.vignette = random.between(0.0f, 0.25f);
@@ -177,7 +178,7 @@ inline Style style_of(StreetsDomain domain, Random& random) {
       break;
     case StreetsDomain::fog:
       overcast(s, random.between(0.80f, 0.95f), random);
-      s.fog = random.between(0.022f, 0.055f);
+      s.fog = random.between(0.03f, 0.07f);
       s.haze = vary({0.74f, 0.76f, 0.78f}, 0.06f, random);
       s.saturation *= 0.8f;
       break;
@@ -203,8 +204,8 @@ inline Style style_of(StreetsDomain domain, Random& random) {
       s.dark = 1;
       s.sun = {0, 0, 0};
       s.ambient = {1, 1, 1};
-      s.sky_top = Colour{0.02f, 0.025f, 0.05f} * random.between(0.5f, 1.5f);
-      s.sky_low = Colour{0.09f, 0.08f, 0.09f} * random.between(0.5f, 1.5f);
+      s.sky_top = Colour{0.04f, 0.045f, 0.075f} * random.between(0.5f, 1.5f);
+      s.sky_low = Colour{0.15f, 0.12f, 0.11f} * random.between(0.5f, 1.5f);
       s.fog = 0.002f;
       s.haze = {0.05f, 0.05f, 0.06f};
       s.noise = random.between(0.03f, 0.055f);

@@ -39,7 +39,7 @@ inline void vehicle_lamps(Brush& brush, const Place& place, float length, float 
   for (float side : {-0.37f, 0.37f})
     brush.canvas.lamp(place.point(towards ? length * 0.5f : -length * 0.5f, side * wide, up),
                       towards ? Colour{1.0f, 0.96f, 0.85f} * dark : Colour{0.9f, 0.10f, 0.06f} * dark,
-                      towards ? 5.0f * brush.style.dark : 0, towards ? 0.9f : 0.35f);
+                      towards && place.at.z < 16.0f ? 5.0f * brush.style.dark : 0, towards ? 0.9f : 0.35f);
 }
 
 inline Colour window_glass(float up, float across, uint32_t seed) {

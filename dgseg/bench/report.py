@@ -36,14 +36,27 @@ def _git(*arguments: str) -> str | None:
 
 
 def header(settings: Settings) -> dict[str, Any]:
+    found = provenance(settings.device)
+    found["settings"] = {
+        "device": str(settings.device),
+        "rounds": settings.rounds,
+        "size": settings.size,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+    return found
+
+
+def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a result that is kept must say about where it comes from."""
+    device = torch.device(device)
     hardware: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    if settings.device.type == "cuda":
-        properties = torch.cuda.get_device_properties(settings.device)
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
         hardware |= {"gpu": properties.name, "compute_capability": f"{properties.major}.{properties.minor}"}
         hardware["gpu_memory_gb"] = round(properties.total_memory / 2**30, 1)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
@@ -65,12 +78,6 @@ def header(settings: Settings) -> dict[str, Any]:
         "commit": commit,
         "uncommitted_changes": bool(_git("status", "--porcelain")) if commit else None,
         "environment": {name: os.environ[name] for name in ("DGSEG_BACKEND", "DGSEG_ISA") if name in os.environ},
-        "settings": {
-            "device": str(settings.device),
-            "rounds": settings.rounds,
-            "size": settings.size,
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        },
     }
 
 
