@@ -34,7 +34,7 @@ inline Street street(const Style& style, Random& random) {
   s.lanes[0] = s.lanes[1] = city && random.chance(0.55f) ? 2 : 1;
   s.lane = random.between(3.0f, country ? 3.9f : 3.5f);
   for (int side = 0; side < 2; ++side) {
-    s.parking[side] = !country && random.chance(city ? 0.6f : 0.5f) ? 2.2f : 0.0f;
+    s.parking[side] = !country && random.chance(city ? 0.5f : 0.4f) ? 2.2f : 0.0f;
     s.pavement[side] = country ? (random.chance(0.25f) ? 1.8f : 0.0f) : random.between(1.8f, city ? 4.8f : 3.0f);
     s.verge[side] = country ? random.between(3.0f, 9.0f)
                     : city  ? (random.chance(0.25f) ? random.between(1.5f, 4.0f) : 0.0f)

@@ -216,7 +216,7 @@ class Scene {
       const V3 at = street_.point(lateral + random.between(-0.3f, 0.3f), z);
       const V3 heading = street_.heading(z) * (ours ? 1.0f : -1.0f);
       const float length = vehicle({at, heading}, random);
-      z += length + random.between(4.0f, 34.0f) / style_.traffic;
+      z += length + random.between(6.0f, 44.0f) / style_.traffic;
     }
   }
 

@@ -53,7 +53,7 @@ inline Style game_style(Random& random) {
   s.layout = layout_of(0.55f, 0.30f, random);
   s.camera_height = random.between(1.3f, 1.7f);
   s.focal = random.between(0.82f, 0.95f);
-  s.horizon = random.between(0.43f, 0.50f);
+  s.horizon = random.between(0.39f, 0.46f);
   const float road = random.between(0.34f, 0.46f);
   s.asphalt = vary({road, road, road * 1.01f}, 0.02f, random);
   s.pavement = vary({0.62f, 0.58f, 0.53f}, 0.07f, random);
@@ -83,7 +83,7 @@ inline Style real_style(Random& random) {
   Style s = game_style(random);
   s.camera_height = random.between(1.2f, 2.1f);
   s.focal = random.between(0.90f, 1.12f);
-  s.horizon = random.between(0.40f, 0.48f);
+  s.horizon = random.between(0.37f, 0.45f);
   const float road = random.between(0.38f, 0.55f);
   s.asphalt = vary({road, road * 0.99f, road * 0.98f}, 0.03f, random);
   s.pavement = vary({0.56f, 0.53f, 0.52f}, 0.08f, random);
@@ -163,12 +163,12 @@ inline Style style_of(StreetsDomain domain, Random& random) {
   switch (domain) {
     case StreetsDomain::city:
       s.layout = layout_of(0.95f, 0.05f, random);
-      s.traffic = 1.3f;
+      s.traffic = 1.15f;
       s.people = 1.5f;
       break;
     case StreetsDomain::country:
       s.layout = layout_of(0, 0.2f, random);
-      s.traffic = 0.8f;
+      s.traffic = 0.9f;
       s.people = 0.8f;
       s.camera_height = random.between(1.7f, 2.4f);
       break;

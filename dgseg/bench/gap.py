@@ -55,9 +55,11 @@ def run(settings: Settings, say: Callable[[str], None]) -> Result:
     model = _timed_training(SOURCE, settings, result, say)
     for domain in (SOURCE, *settings.domains):
         result.source[domain] = evaluate(model, domain, settings)
+        say(f"trained on {SOURCE}, scored on {domain}: mIoU {result.source[domain].miou:.1f}")
     for domain in settings.domains:
         oracle = _timed_training(domain, settings, result, say)
         result.oracle[domain] = evaluate(oracle, domain, settings)
+        say(f"trained and scored on {domain}: mIoU {result.oracle[domain].miou:.1f}")
     return result
 
 

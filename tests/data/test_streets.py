@@ -1,6 +1,7 @@
 """The streets world: what is fixed to the bit, what may be drawn by whom, what a scene must hold."""
 
 import hashlib
+import itertools
 import os
 import pickle
 import subprocess
@@ -120,12 +121,12 @@ def test_misalignment_moves_the_image_about_as_far_as_it_says():
     assert 1 <= np.median(shifts) <= 8
 
 
-# ---- rules ----------------------------------------------------------------------------------------------------------
+# ---- rules --------------------------------------------------------------------------------------------------------
 
 
 def test_splits_are_disjoint():
     ranges = list(SPLITS.values())
-    assert all(a.stop <= b.start for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a.stop <= b.start for a, b in itertools.pairwise(ranges))
     ids = {s: Streets("game", s, length=3).id(0) for s in SPLITS}
     assert ids == {"train": "streets/game/0/0", "val": "streets/game/0/1000000", "test": "streets/game/0/2000000"}
 
@@ -134,7 +135,7 @@ def test_splits_are_disjoint():
 def test_a_target_is_scored_and_not_trained_on(domain):
     assert Streets(domain, "test", length=1, size=(32, 64))[0].label is not None
     for use in (None, "training", ""):
-        with pytest.raises(DataError, match="oracle.*adaptation"):
+        with pytest.raises(DataError, match=r"oracle.*adaptation"):
             Streets(domain, "train", use=use)
     for use in (None, "oracle"):
         with pytest.raises(DataError, match="dusk" if use is None else "leave it out"):
@@ -185,7 +186,7 @@ def test_an_index_beyond_the_end_is_an_error_and_iteration_stops():
     assert len([dataset[index].id for index in range(len(dataset))]) == 3
 
 
-# ---- as a dataset -----------------------------------------------------------------------------------------------------
+# ---- as a dataset --------------------------------------------------------------------------------------------------
 
 
 def test_it_travels_by_pickle():

@@ -1,6 +1,7 @@
 """dgseg data show: look at a dataset before training on it."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -88,12 +89,11 @@ def open_dataset(arguments: argparse.Namespace) -> Dataset:
 
 
 def _open_files(arguments: argparse.Namespace) -> Dataset:
-    from dgseg.data.datasets import open_dataset
-
     for option in ("domain", "size", "seed", "misalignment", "unknown", "use"):
         if getattr(arguments, option):
             raise ValueError(f"--{option} is for streets; {arguments.dataset} is read from its folder as it is")
-    dataset: Dataset = open_dataset(arguments.dataset, arguments.root, arguments.split)
+    datasets = import_module("dgseg.data.datasets")
+    dataset: Dataset = datasets.open_dataset(arguments.dataset, arguments.root, arguments.split)
     return dataset
 
 
