@@ -6,7 +6,7 @@ namespace dgseg {
 namespace {
 
 inline void pole(Brush& brush, V3 foot, float wide, float tall, Colour colour) {
-  wide = most(wide, 1.15f * brush.canvas.pixel_at(foot.z));  // at least about one pixel
+  wide = most(wide, 1.3f * brush.canvas.pixel_at(foot.z));  // at least about one pixel
   const Colour light = brush.light();
   stand(brush, foot, wide, tall, [&](float x, float, Texel& texel) {
     texel.label = kPole;
@@ -17,7 +17,7 @@ inline void pole(Brush& brush, V3 foot, float wide, float tall, Colour colour) {
 
 // The arm reaches over the road: `reach` metres to the right, or to the left where negative.
 inline void street_lamp(Brush& brush, V3 foot, float tall, float reach, Colour colour) {
-  pole(brush, foot, 0.16f, tall, colour);
+  pole(brush, foot, 0.22f, tall, colour);
   const float thick = most(0.10f, 1.1f * brush.canvas.pixel_at(foot.z));
   const float left = reach < 0 ? reach : 0.0f;
   brush.canvas.rectangle({foot.x + left, tall, foot.z}, {size(reach), 0, 0}, {0, thick, 0},
@@ -41,7 +41,7 @@ struct Signal {
 };
 
 inline void traffic_light(Brush& brush, V3 foot, const Signal& signal, Colour colour) {
-  pole(brush, foot, 0.13f, signal.tall, colour);
+  pole(brush, foot, 0.18f, signal.tall, colour);
   static constexpr Colour kLamps[] = {{0.15f, 0.95f, 0.45f}, {1.0f, 0.75f, 0.1f}, {1.0f, 0.12f, 0.08f}};
   const float wide = most(0.42f * signal.grown, 2.2f * brush.canvas.pixel_at(foot.z)), tall = 1.1f * signal.grown;
   brush.canvas.rectangle({foot.x - wide * 0.5f, signal.tall, foot.z - 0.05f}, {wide, 0, 0}, {0, tall, 0},
@@ -68,7 +68,7 @@ struct Board {
 
 inline void traffic_sign(Brush& brush, V3 foot, const Board& board, Colour colour) {
   const float tall = 0.8f * board.grown, wide = board.kind == 3 ? tall * 2.2f : tall;
-  pole(brush, foot, 0.09f, board.low + tall * 0.5f, colour);
+  pole(brush, foot, 0.13f, board.low + tall * 0.5f, colour);
   const Colour light = brush.light() * 1.1f, red{0.80f, 0.08f, 0.08f}, white{0.92f, 0.92f, 0.90f};
   brush.canvas.rectangle(
       {foot.x - wide * 0.5f, board.low, foot.z - 0.05f}, {wide, 0, 0}, {0, tall, 0},

@@ -236,14 +236,14 @@ class Scene {
   float vehicle(const Place& given, Random& random) {
     const float kind = random.uniform();
     Paint paint = car_paint(random);
-    if (kind < 0.73f) {
+    if (kind < 0.71f) {
       const CarShape shape = car_shape(random);
       ground_shadow(brush_, given, shape.length * 1.05f, shape.wide * 1.15f);
       car(brush_, given, shape, paint);
       vehicle_lamps(brush_, given, shape.length, shape.wide, 0.68f);
       return shape.length;
     }
-    if (kind < 0.815f) {
+    if (kind < 0.79f) {
       const float length = random.between(6.5f, 11.0f), tall = random.between(2.9f, 3.9f);
       const Place place{given.at + given.ahead * (length * 0.5f), given.ahead};
       ground_shadow(brush_, place, length, 2.7f);
@@ -251,7 +251,7 @@ class Scene {
       vehicle_lamps(brush_, place, length, 2.4f, 0.7f);
       return length;
     }
-    if (kind < 0.865f) {
+    if (kind < 0.845f) {
       const float length = random.between(9.5f, 12.5f);
       static constexpr Colour kLivery[] = {
           {0.75f, 0.10f, 0.10f}, {0.90f, 0.74f, 0.12f}, {0.86f, 0.86f, 0.85f}, {0.14f, 0.36f, 0.62f}};
@@ -264,7 +264,7 @@ class Scene {
       vehicle_lamps(brush_, place, length, 2.4f, 0.62f);
       return length;
     }
-    const Cycle c = cycle(random, kind < 0.93f, true, random.chance(0.4f) || size(given.ahead.x) > 0.7f);
+    const Cycle c = cycle(random, kind < 0.915f, true, random.chance(0.4f) || size(given.ahead.x) > 0.7f);
     stray_.thin(brush_, given.at.z, [&](float aside) {
       two_wheeler(brush_, {given.at + V3{random_aside(given) + aside, 0, 0}, given.ahead}, c);
     });
@@ -279,10 +279,10 @@ class Scene {
   void people() {
     Random random(key_, kPeople);
     const bool country = style_.layout == Layout::country;
-    const int walkers = int(random.between(country ? 0.0f : 2.0f, country ? 5.0f : 13.0f) * style_.people);
+    const int walkers = int(random.between(country ? 1.0f : 3.0f, country ? 6.0f : 14.0f) * style_.people);
     for (int i = 0; i < walkers; ++i) {
       const int side = random.below(2);
-      const float z = random.between(6.0f, 20.0f) + (random.chance(0.5f) ? random.between(0.0f, 30.0f) : 0.0f);
+      const float z = random.between(5.5f, 18.0f) + (random.chance(0.4f) ? random.between(0.0f, 25.0f) : 0.0f);
       const float breadth = most(street_.pavement[side], 1.2f);
       const Figure f = figure(random);
       walker(beside(side, street_.edge(side) + random.between(0.2f, breadth), z), f);
@@ -303,9 +303,9 @@ class Scene {
       const Place place{beside(side, street_.edge(side) + random.between(0.3f, 1.2f), z)};
       stray_.thin(brush_, z, [&](float aside) { two_wheeler(brush_, {place.at + V3{aside, 0, 0}, place.ahead}, c); });
     }
-    if (random.chance(0.4f)) {  // somebody rides across
-      const Cycle c = cycle(random, random.chance(0.45f), true, true);
-      const float z = random.between(8.0f, 20.0f);
+    for (int i = random.below(3); i > 0; --i) {  // some ride across
+      const Cycle c = cycle(random, random.chance(0.42f), true, random.chance(0.8f));
+      const float z = random.between(7.0f, 18.0f);
       two_wheeler(brush_, {street_.point(random.between(-6.0f, 7.0f), z)}, c);
     }
   }

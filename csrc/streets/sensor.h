@@ -5,24 +5,33 @@
 namespace dgseg {
 namespace {
 
-// A smooth field of up to about `pixels`, and ragged edges on top: where a generated image has what the plan asks for.
-inline void misalign(const Canvas& canvas, float pixels, uint64_t key, const float* from, float* to) {
-  const float unit_ = screen_unit(canvas), broad = 1.0f / (42.0f * unit_);
+// Where a generated image has what the plan asks for: displaced by a smooth field of about `pixels`, with ragged edges
+// on top. [y, x] -> source column and row.
+inline void stray_field(const Canvas& canvas, float pixels, uint64_t key, float* column, float* row) {
+  const float broad = 1.0f / (42.0f * screen_unit(canvas));
   const uint32_t seed = uint32_t(key);
   for (int y = 0; y < canvas.height; ++y)
     for (int x = 0; x < canvas.width; ++x) {
+      const int64_t i = int64_t(y) * canvas.width + x;
       const float u = float(x) * broad, v = float(y) * broad;
       const float dx = 1.5f * noise(u, v, seed) + 0.4f * noise(float(x) * 0.3f, float(y) * 0.3f, seed + 2);
       const float dy = 1.1f * noise(u, v, seed + 1) + 0.4f * noise(float(x) * 0.3f, float(y) * 0.3f, seed + 3);
-      const float sx = clamp(float(x) + pixels * dx, 0, float(canvas.width - 1));
-      const float sy = clamp(float(y) + pixels * dy, 0, float(canvas.height - 1));
-      const int i = int(sx), j = int(sy), right = i + (i + 1 < canvas.width), below = j + (j + 1 < canvas.height);
-      const float a = sx - float(i), b = sy - float(j);
-      const float* top = from + int64_t(j) * canvas.width;
-      const float* bottom = from + int64_t(below) * canvas.width;
-      const float upper = top[i] + a * (top[right] - top[i]), lower = bottom[i] + a * (bottom[right] - bottom[i]);
-      to[int64_t(y) * canvas.width + x] = upper + b * (lower - upper);
+      column[i] = clamp(float(x) + pixels * dx, 0, float(canvas.width - 1));
+      row[i] = clamp(float(y) + pixels * dy, 0, float(canvas.height - 1));
     }
+}
+
+// Bilinear.
+inline void sample(const Canvas& canvas, const float* column, const float* row, const float* from, float* to) {
+  for (int64_t k = 0; k < canvas.pixels(); ++k) {
+    const int i = int(column[k]), j = int(row[k]), right = i + (i + 1 < canvas.width),
+              below = j + (j + 1 < canvas.height);
+    const float a = column[k] - float(i), b = row[k] - float(j);
+    const float* top = from + int64_t(j) * canvas.width;
+    const float* bottom = from + int64_t(below) * canvas.width;
+    const float upper = top[i] + a * (top[right] - top[i]), lower = bottom[i] + a * (bottom[right] - bottom[i]);
+    to[k] = upper + b * (lower - upper);
+  }
 }
 
 // Three taps across and down; `share` goes to the neighbours.
@@ -49,13 +58,15 @@ inline void expose(Canvas& canvas, const Style& style, float misalignment, uint6
   const int64_t count = canvas.pixels();
   Scratch<float> spare(count);
   float* planes[3] = {canvas.red.get(), canvas.green.get(), canvas.blue.get()};
-  for (float* plane : planes) {
-    if (misalignment > 0) {
-      misalign(canvas, misalignment, mix64(key + 1), plane, spare.get());
+  if (misalignment > 0) {
+    Scratch<float> column(count), row(count);
+    stray_field(canvas, misalignment, mix64(key + 1), column.get(), row.get());
+    for (float* plane : planes) {
+      sample(canvas, column.get(), row.get(), plane, spare.get());
       for (int64_t i = 0; i < count; ++i) plane[i] = spare[i];
     }
-    soften(canvas, least(style.blur, 0.9f) * 0.6f, plane, spare.get());
   }
+  for (float* plane : planes) soften(canvas, least(style.blur, 0.9f) * 0.6f, plane, spare.get());
   const uint32_t seed = uint32_t(mix64(key + 2));
   const Colour gain = style.tint * style.exposure;
   const float amount = style.noise * 2.45f * (1.0f / 512.0f);  // two uniforms of 9 bits each: standard deviation 0.41

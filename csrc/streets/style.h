@@ -47,7 +47,16 @@ inline Layout layout_of(float city, float suburb, Random& random) {
   return v < city ? Layout::city : v < city + suburb ? Layout::suburb : Layout::country;
 }
 
-// Clear day in a video game: clean surfaces, blue sky, warm sun.
+// What weather does to light: no sun, no colour in the sky.
+inline void overcast(Style& s, float brightness, Random& random) {
+  s.sun = {0.04f, 0.04f, 0.04f};
+  s.ambient = Colour{0.98f, 1.0f, 1.04f} * brightness;
+  s.sky_top = vary({0.66f, 0.69f, 0.73f}, 0.05f, random);
+  s.sky_low = vary({0.78f, 0.80f, 0.82f}, 0.04f, random);
+  s.clouds = 0.9f;
+}
+
+// A video game: clean surfaces, saturated; mostly blue sky and warm sun, sometimes clouds.
 inline Style game_style(Random& random) {
   Style s;
   s.layout = layout_of(0.55f, 0.30f, random);
@@ -72,15 +81,17 @@ inline Style game_style(Random& random) {
   s.fog = random.between(0.0008f, 0.002f);
   s.contrast = random.between(1.0f, 1.15f);
   s.saturation = random.between(0.95f, 1.2f);
-  s.exposure = random.between(0.92f, 1.06f);
-  s.blur = 0.2f;
-  s.noise = 0.008f;
+  s.exposure = random.between(0.78f, 1.12f);
+  s.blur = random.between(0.1f, 0.5f);
+  s.noise = random.between(0.004f, 0.014f);
+  if (random.chance(0.3f)) overcast(s, random.between(0.75f, 0.95f), random);
   return s;
 }
 
 // A real camera on a real street: greyer, noisier, higher, softer; what all targets share.
 inline Style real_style(Random& random) {
   Style s = game_style(random);
+  s.clouds = random.between(0.2f, 0.8f);
   s.camera_height = random.between(1.2f, 2.1f);
   s.focal = random.between(0.90f, 1.12f);
   s.horizon = random.between(0.37f, 0.45f);
@@ -95,8 +106,8 @@ inline Style real_style(Random& random) {
                              {0.48f, 0.46f, 0.45f}, {0.70f, 0.62f, 0.46f}, {0.58f, 0.60f, 0.64f}};
   for (int i = 0; i < 6; ++i) s.plaster[i] = vary(plaster[i], 0.09f, random);
   s.brick = 0.45f;
-  s.texture = random.between(0.10f, 0.17f);
-  s.grain = random.between(1.3f, 2.2f);
+  s.texture = random.between(0.08f, 0.14f);
+  s.grain = random.between(1.2f, 1.9f);
   const float sun = random.between(0.15f, 0.55f);
   s.sun = {sun, sun * 0.97f, sun * 0.90f};
   s.ambient = Colour{0.60f, 0.61f, 0.64f} * (1.12f - 0.5f * sun);
@@ -107,18 +118,9 @@ inline Style real_style(Random& random) {
   s.exposure = random.between(0.92f, 1.18f);
   s.tint = {random.between(0.95f, 1.04f), random.between(0.97f, 1.02f), random.between(0.94f, 1.04f)};
   s.blur = random.between(0.3f, 0.7f);
-  s.noise = random.between(0.015f, 0.03f);
+  s.noise = random.between(0.010f, 0.020f);
   s.vignette = random.between(0.0f, 0.25f);
   return s;
-}
-
-// What weather does to light: no sun, no colour in the sky.
-inline void overcast(Style& s, float brightness, Random& random) {
-  s.sun = {0.04f, 0.04f, 0.04f};
-  s.ambient = Colour{0.98f, 1.0f, 1.04f} * brightness;
-  s.sky_top = vary({0.66f, 0.69f, 0.73f}, 0.05f, random);
-  s.sky_low = vary({0.78f, 0.80f, 0.82f}, 0.04f, random);
-  s.clouds = 0.9f;
 }
 
 // A text-to-image model's idea of the game's scenes: any palette, any time, weather as a painter would add it (flat
@@ -178,16 +180,16 @@ inline Style style_of(StreetsDomain domain, Random& random) {
       break;
     case StreetsDomain::fog:
       overcast(s, random.between(0.80f, 0.95f), random);
-      s.fog = random.between(0.03f, 0.07f);
+      s.fog = random.between(0.02f, 0.05f);
       s.haze = vary({0.74f, 0.76f, 0.78f}, 0.06f, random);
       s.saturation *= 0.8f;
       break;
     case StreetsDomain::rain:
-      overcast(s, random.between(0.50f, 0.68f), random);
+      overcast(s, random.between(0.58f, 0.75f), random);
       s.sky_top = s.sky_top * 0.75f;
       s.sky_low = s.sky_low * 0.8f;
-      s.rain = random.between(0.55f, 1.0f);
-      s.fog = random.between(0.006f, 0.014f);
+      s.rain = random.between(0.45f, 0.85f);
+      s.fog = random.between(0.005f, 0.012f);
       s.haze = vary({0.58f, 0.61f, 0.65f}, 0.05f, random);
       s.blur += 0.25f;
       break;
@@ -195,20 +197,20 @@ inline Style style_of(StreetsDomain domain, Random& random) {
       overcast(s, random.between(0.75f, 0.9f), random);
       s.sky_top = vary({0.82f, 0.84f, 0.87f}, 0.05f, random);
       s.sky_low = vary({0.88f, 0.89f, 0.91f}, 0.03f, random);
-      s.snow = random.between(0.7f, 1.0f);
-      s.fog = random.between(0.006f, 0.016f);
+      s.snow = random.between(0.6f, 1.0f);
+      s.fog = random.between(0.005f, 0.012f);
       s.haze = vary({0.86f, 0.87f, 0.89f}, 0.03f, random);
       s.saturation *= 0.75f;
       break;
     case StreetsDomain::night:
-      s.dark = 1;
+      s.dark = random.between(0.88f, 1.0f);
       s.sun = {0, 0, 0};
       s.ambient = {1, 1, 1};
       s.sky_top = Colour{0.04f, 0.045f, 0.075f} * random.between(0.5f, 1.5f);
       s.sky_low = Colour{0.15f, 0.12f, 0.11f} * random.between(0.5f, 1.5f);
       s.fog = 0.002f;
       s.haze = {0.05f, 0.05f, 0.06f};
-      s.noise = random.between(0.03f, 0.055f);
+      s.noise = random.between(0.02f, 0.04f);
       s.tint = {1.1f, 0.98f, 0.82f};
       break;
     case StreetsDomain::dusk:

@@ -57,7 +57,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         content = report.provenance() | {
             "settings": dataclasses.asdict(settings) | {"threads": arguments.threads},
-            "targets": {"loss": gap.LOSS_TARGET, "oracle": gap.ORACLE_TARGET},
+            "targets": {"loss": gap.LOSS_TARGET, "oracle": gap.ORACLE_TARGET, "scenes_per_second": gap.SPEED_TARGET},
             "summary": summary,
         }
         content |= dataclasses.asdict(result)
@@ -91,6 +91,12 @@ def table(result: gap.Result, settings: gap.Settings, summary: dict[str, float |
         value = summary[key]
         if value is not None:
             lines.append(f"{what:40}{value:6.1f}   target {goal:g}   {'OK' if value >= goal else 'BELOW'}")
+    if result.scenes_per_second:
+        slowest = min(result.scenes_per_second.values())
+        verdict = "OK" if slowest >= gap.SPEED_TARGET else "BELOW"
+        lines.append(
+            f"{'scenes/s on one core at 256x512, least':40}{slowest:6.1f}   target {gap.SPEED_TARGET:g}   {verdict}"
+        )
     lines.append(f"training took {sum(result.seconds.values()) / 60:.1f} minutes for {len(result.seconds)} models")
     return "\n".join(lines)
 
