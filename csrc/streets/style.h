@@ -180,7 +180,7 @@ inline Style style_of(StreetsDomain domain, Random& random) {
       break;
     case StreetsDomain::fog:
       overcast(s, random.between(0.80f, 0.95f), random);
-      s.fog = random.between(0.02f, 0.05f);
+      s.fog = random.between(0.012f, 0.036f);
       s.haze = vary({0.74f, 0.76f, 0.78f}, 0.06f, random);
       s.saturation *= 0.8f;
       break;
@@ -197,7 +197,7 @@ inline Style style_of(StreetsDomain domain, Random& random) {
       overcast(s, random.between(0.75f, 0.9f), random);
       s.sky_top = vary({0.82f, 0.84f, 0.87f}, 0.05f, random);
       s.sky_low = vary({0.88f, 0.89f, 0.91f}, 0.03f, random);
-      s.snow = random.between(0.6f, 1.0f);
+      s.snow = random.between(0.5f, 0.95f);
       s.fog = random.between(0.005f, 0.012f);
       s.haze = vary({0.86f, 0.87f, 0.89f}, 0.03f, random);
       s.saturation *= 0.75f;

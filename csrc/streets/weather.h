@@ -49,7 +49,7 @@ inline void fall_dark(Canvas& canvas, const Style& style) {
       const float px = dx * z, py = dy * z, aside = px / (1.8f + 0.22f * z), a2 = aside * aside;
       float beam = 1.0f / ((1.0f + z * z * 0.0035f) * (1.0f + a2 * a2));
       beam *= 0.35f + 0.65f * smooth(-1.6f, 0.4f, py);
-      Colour light = Colour{0.07f, 0.075f, 0.09f} + Colour{0.72f, 0.70f, 0.62f} * beam;
+      Colour light = Colour{0.12f, 0.125f, 0.145f} + Colour{0.80f, 0.78f, 0.70f} * beam;
       for (int l = 0; l < count; ++l) {
         const Lamp& lamp = *lamps[l];
         const float lx = px - lamp.at.x, ly = py - lamp.at.y, lz = z - lamp.at.z;

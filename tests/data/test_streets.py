@@ -25,6 +25,22 @@ ROOT = Path(__file__).resolve().parents[2]
 # (domain, seed, index, size, misalignment, unknown) -> SHA-256 of label, image and depth. Another hash is another
 # world, whose results do not compare with those of this one.
 GOLDEN = {
+    ("game", 0, 2000000, (128, 256), 0.0, False): "dcdacd973cc4ef08",
+    ("generated", 0, 2000000, (128, 256), 0.0, False): "2e42de33ac003359",
+    ("city", 0, 2000000, (128, 256), 0.0, False): "a818b8ff85d4cc97",
+    ("country", 0, 2000000, (128, 256), 0.0, False): "4eb2dd0cd1fb4786",
+    ("suburb", 0, 2000000, (128, 256), 0.0, False): "513e70d9c54add4a",
+    ("fog", 0, 2000000, (128, 256), 0.0, False): "6d9b00d9403fed23",
+    ("rain", 0, 2000000, (128, 256), 0.0, False): "a47018fef85db695",
+    ("snow", 0, 2000000, (128, 256), 0.0, False): "492b23ae743d1d4b",
+    ("night", 0, 2000000, (128, 256), 0.0, False): "bf89d59be1c83418",
+    ("dusk", 0, 2000000, (128, 256), 0.0, False): "96208384d55dbe8f",
+    ("game", 1, 7, (256, 512), 0.0, False): "1b498b475c5e0b93",
+    ("night", 9223372036854775813, 999999, (96, 96), 0.0, True): "8e32b7682bf7006c",
+    ("generated", 3, 12, (192, 384), 3.0, False): "65d5b00715e3999d",
+    ("rain", 0, 1, (33, 65), 0.0, False): "6777d51ed6bce01d",
+    ("snow", 9, 2999999, (150, 100), 0.0, True): "f3a0d3be3b8b775a",
+    ("fog", 0, 3, (32, 64), 0.0, True): "c16bed09012b65d1",
 }  # fmt: skip
 
 
