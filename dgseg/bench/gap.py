@@ -27,7 +27,7 @@ SPEED_TARGET = 40.0  # scenes per second on one core at 256 x 512
 class Settings:
     steps: int = 500
     batch: int = 8
-    size: tuple[int, int] = (128, 256)
+    size: tuple[int, int] = (192, 384)
     seed: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
