@@ -1,13 +1,19 @@
 """Samples as pictures that people look at: label colours, bands, borders, depth, contact sheets with a legend."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from dgseg.data.labels import CLASSES, COLOURS, OUT_OF_DISTRIBUTION, VOID, coloured
+
+if TYPE_CHECKING:  # Pillow loads when a sheet is made
+    from PIL import Image, ImageDraw, ImageFont
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3]
 
@@ -88,7 +94,7 @@ def contact_sheet(rows: Sequence[Sequence[Panel]], path: Path, title: str = "", 
     sheet.save(path, "PNG")
 
 
-def _fitted(pixels: Pixels, widest: int):  # type: ignore[no-untyped-def]  # PIL.Image.Image, which loads late
+def _fitted(pixels: Pixels, widest: int) -> Image.Image:
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -97,7 +103,9 @@ def _fitted(pixels: Pixels, widest: int):  # type: ignore[no-untyped-def]  # PIL
     return image.resize((widest, max(1, round(image.height * widest / image.width))), Image.Resampling.BILINEAR)
 
 
-def _clipped(text: str, wide: int, draw, font) -> str:  # type: ignore[no-untyped-def]
+def _clipped(
+    text: str, wide: int, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
+) -> str:
     while len(text) > 4 and draw.textlength(text, font) > wide:
         text = text[:-4] + "..."
     return text

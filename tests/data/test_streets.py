@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -237,3 +238,14 @@ def test_unknown_objects_are_labelled_254():
         seen += int((b == 254).any())
         assert torch.equal(a[b != 254], b[b != 254])
     assert seen >= 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_forty_scenes_a_second_on_one_core(domain):
+    # The thread's own time: other work on the machine counts little.
+    dataset = Streets(domain, "val" if domain == VALIDATION else "test", length=20)
+    start = time.thread_time()
+    for index in range(20):
+        dataset[index]
+    assert 20 / (time.thread_time() - start) >= 40

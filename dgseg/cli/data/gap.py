@@ -13,7 +13,8 @@ from dgseg.data.streets import ADVERSE, STANDARD, TARGETS
 
 DESCRIPTION = (
     "Trains the default model with plain cross-entropy on `game`, and once on every target itself (the oracle), scores "
-    "them on test ranges, and prints the gaps. About 20 minutes on two cores; --size 128x256 halves that. Exit status 1 if a gap is too small."
+    "them on test ranges, and prints the gaps. About 20 minutes on two cores; --size 128x256 halves that. "
+    "Exit status 1 if a gap is too small."
 )
 
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=default.steps, help=f"per model (default: {default.steps})")
     parser.add_argument("--batch", type=int, default=default.batch, help=f"default: {default.batch}")
     parser.add_argument("--size", type=size, default=default.size, metavar="HxW", help="default: 192x384")
-    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the world and of the training (default: 0)")
     parser.add_argument("--test", type=int, default=default.test, help=f"scenes scored on (default: {default.test})")
     parser.add_argument(
         "--domains", nargs="+", choices=TARGETS, default=list(TARGETS), metavar="TARGET", help="default: all seven"
