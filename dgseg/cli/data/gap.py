@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from dgseg.bench import gap, report
+from dgseg.cli.data.show import size
 from dgseg.data.labels import CLASSES
 from dgseg.data.streets import ADVERSE, STANDARD, TARGETS
 
@@ -30,14 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
-
-
-def size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    try:
-        return int(height), int(width)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 256x512") from None
 
 
 def main(arguments: argparse.Namespace) -> int:

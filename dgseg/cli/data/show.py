@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="train, val or test (default for streets: test)")
     parser.add_argument("--index", type=int, default=0, help="the first sample shown (default: 0)")
     parser.add_argument("--count", type=int, default=4, help="how many (default: 4)")
-    parser.add_argument("--size", type=_size, metavar="HxW", help="streets: in pixels (default: 256x512)")
+    parser.add_argument("--size", type=size, metavar="HxW", help="streets: in pixels (default: 256x512)")
     parser.add_argument("--seed", type=int, help="streets: another world of the same kind")
     parser.add_argument(
         "--misalignment", type=float, metavar="PX", help="streets: image against label (default: 3 for generated)"
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="PNG", help="default: <dataset>-<domain>.png")
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
     try:
         return int(height), int(width)
