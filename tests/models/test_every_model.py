@@ -112,29 +112,30 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
 
 
 def compilations() -> Iterator[Any]:
+    """eager: is it one graph? aot_eager: do checkpoints get through? inductor: does the graph compute the same?"""
     for name in NAMES:
-        for backend in ("eager", "inductor"):  # eager: is it one graph? inductor: does the graph compute the same?
-            for checkpointing in (False, True):
-                slow = backend == "inductor" or checkpointing or TINY[name].slow_to_compile
-                label = f"{name}-{backend}{'-checkpointed' if checkpointing else ''}"
-                yield pytest.param(name, backend, checkpointing, marks=[pytest.mark.slow] * slow, id=label)
+        for backend, checkpointing in (("eager", False), ("aot_eager", True), ("inductor", False), ("inductor", True)):
+            slow = backend != "eager" or TINY[name].slow_to_compile
+            label = f"{name}-{backend}{'-checkpointed' if checkpointing else ''}"
+            yield pytest.param(name, backend, checkpointing, marks=[pytest.mark.slow] * slow, id=label)
 
 
-@pytest.mark.parametrize(("name", "backend", "checkpointing"), compilations())
+@pytest.mark.parametrize(("name", "backend", "checkpointing"), list(compilations()))
 def test_compiles_whole(name: str, backend: str, checkpointing: bool) -> None:
     torch.compiler.reset()
-    eager, batch = tiny(name).train().checkpoint_stages(checkpointing), images(name)
+    # In float64: a batch norm over two pixels turns float32's last bit into percents.
+    eager, batch = tiny(name).double().train().checkpoint_stages(checkpointing), images(name).double()
     compiled = copy.deepcopy(eager)
     forward = torch.compile(compiled, fullgraph=True, backend=backend)
     want, got = eager(batch), forward(batch)
-    torch.testing.assert_close(got.logits, want.logits, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(got.logits, want.logits)
     assert got.features.keys() == want.features.keys()
     loss(want).backward()
     loss(got).backward()
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in eager.parameters() if p.grad is not None))
     for (key, mine), theirs in zip(compiled.named_parameters(), eager.parameters(), strict=True):
         if theirs.grad is not None:
-            assert float((mine.grad - theirs.grad).norm()) < 1e-3 * norm, key
+            assert float((mine.grad - theirs.grad).norm()) < 1e-6 * norm, key
 
 
 @pytest.mark.parametrize("name", NAMES)
