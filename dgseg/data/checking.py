@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dgseg.data.dataset import CorruptFile
-from dgseg.data.decoding import verify_checksums
 from dgseg.data.files import FileDataset
 from dgseg.data.labels import NUM_CLASSES, OUT_OF_DISTRIBUTION, VOID
 from dgseg.data.parallel import each
@@ -121,11 +120,10 @@ class _Scanner:
     def __call__(self, index: int) -> Finding:
         dataset = self.dataset
         try:
-            verify_checksums(dataset.image_path(index))
+            dataset.verify_checksums(index)
             image = dataset.read_image(index)
             pixels = None
             if dataset.labels:
-                verify_checksums(dataset.label_path(index))
                 label, _ = dataset.read_label(index)
                 dataset.check_sizes(index, image, label)
                 pixels = count(label)[[*range(NUM_CLASSES), OUT_OF_DISTRIBUTION, VOID]]

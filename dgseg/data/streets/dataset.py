@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from dgseg import _host
 from dgseg.data.dataset import DataError, Dataset
 from dgseg.data.labels import NUM_CLASSES
 from dgseg.data.sample import Sample
+from dgseg.data.statistics import cache_folder, read_cached, write_cached
 from dgseg.data.streets.domains import ADAPTATION, DEFAULT_LENGTHS, DOMAINS, SOURCES, SPLITS, check_rules
 
 MOST_MISALIGNMENT = 64.0
@@ -98,16 +98,13 @@ class Streets(Dataset):
         if not self.labelled:
             raise DataError(f"{self.domain} is used without labels here: there are no classes to count")
         path = self._cache_file()
-        if path.exists():
-            counts: npt.NDArray[np.int64] = np.load(path)
-            return counts
+        cached = read_cached(path, len(self))
+        if cached is not None:
+            return cached
         # The renderer lets go of the interpreter, so threads do.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             counts = np.stack(list(pool.map(self._count, range(len(self)))))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            np.save(part, counts)
-        os.replace(part.name, path)
+        write_cached(path, counts)
         return counts
 
     def _render(
@@ -137,7 +134,7 @@ class Streets(Dataset):
         digest = hashlib.sha256()
         for index in (0, len(self) - 1):
             digest.update(self._render(index, image=False)[0].tobytes())
-        folder = Path(os.environ.get("DGSEG_CACHE") or "~/.cache/dgseg").expanduser() / "class_pixels"
         height, width = self.size
         name = f"streets-{self.domain}-{self.split}-{self.seed}-{height}x{width}-{len(self)}"
-        return folder / f"{name}{'-unknown' if self.unknown else ''}-{digest.hexdigest()[:16]}.npy"
+        variant = "-unknown" if self.unknown else ""
+        return cache_folder() / "class_pixels" / f"{name}{variant}-{digest.hexdigest()[:16]}.npz"
