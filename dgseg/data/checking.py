@@ -41,7 +41,7 @@ class SplitReport:
     void: int
     out_of_distribution: int
     repeated: int  # images that occur more than once inside the split
-    contents: dict[bytes, str] = field(repr=False, default_factory=dict)
+    contents: dict[bytes, list[str]] = field(repr=False, default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -71,10 +71,11 @@ def check(
     train = [report for report in reports if report.split not in _HELD_OUT]
     held_out = [report for report in reports if report.split in _HELD_OUT]
     leaks = [
-        (source.contents[content], target.contents[content])
+        (copy, target.contents[content][0])
         for source in train
         for target in held_out
         for content in sorted(source.contents.keys() & target.contents.keys(), key=source.contents.__getitem__)
+        for copy in source.contents[content]
     ]
     return Report(reports, leaks)
 
@@ -83,7 +84,7 @@ def _check_split(dataset: FileDataset, workers: int | None, progress: Callable[[
     findings = each(_Scanner(dataset), len(dataset), workers=workers, progress=progress)
     good = np.array([finding.problem is None for finding in findings], np.bool_)
     values = np.zeros((len(findings), NUM_CLASSES + 2), np.int64)
-    contents: dict[bytes, str] = {}
+    contents: dict[bytes, list[str]] = {}
     bad = list(dataset.unpaired)
     sizes: Counter[tuple[int, int]] = Counter()
     for index, finding in enumerate(findings):
@@ -91,7 +92,7 @@ def _check_split(dataset: FileDataset, workers: int | None, progress: Callable[[
             bad.append((dataset.id(index), finding.problem))
             continue
         sizes[finding.size] += 1
-        contents.setdefault(finding.content, dataset.id(index))
+        contents.setdefault(finding.content, []).append(dataset.id(index))
         if finding.pixels is not None:
             values[index] = finding.pixels
     if dataset.labels and good.any():

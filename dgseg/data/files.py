@@ -174,8 +174,12 @@ class FileDataset(Dataset):
             ids: Ids = layout.ids
             state.update(ids.raw.tobytes() + ids.train.tobytes() + repr((ids.colours, ids.rest)).encode())
         for index in range(len(self)):
-            status = self.label_path(index).stat()
-            state.update(b"%d %d\n" % (status.st_size, status.st_mtime_ns))
+            try:
+                status = self.label_path(index).stat()
+            except OSError:  # a dangling link: named when it is read
+                state.update(b"absent\n")
+            else:
+                state.update(b"%d %d\n" % (status.st_size, status.st_mtime_ns))
         return state.hexdigest()[:32]
 
     def _leave_out(self, path: Path | str) -> None:

@@ -100,7 +100,7 @@ def list_pairs(name: str, root: Path, parts: Sequence[Alternatives], labels: boo
             part.append(np.full(len(found), len(layouts), np.uint8))
             keys += sorted(found)
             layouts.append(replace(layout, member=None))  # listed: it need not travel to other processes
-    _insist_on_text(name, root, keys)
+    _insist_on_text(name, root, [*keys, *(key for key, _ in unpaired)])
     encoded = np.array([os.fsencode(key) for key in keys], np.bytes_)
     return Listing(tuple(layouts), np.concatenate(part) if part else np.zeros(0, np.uint8), encoded, tuple(unpaired))
 

@@ -1,5 +1,6 @@
 """What is wrong with a folder is said with dataset, file and remedy."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -171,6 +172,41 @@ def test_quarantine_and_choice(tmp_path: Path) -> None:
         open_dataset("gta5", tmp_path, "all", files=tmp_path / "hand.txt")
     with pytest.raises(DataError, match=r"none\.txt: No such file .*; `dgseg data select`"):
         open_dataset("gta5", tmp_path, "all", quarantine=tmp_path / "none.txt")
+
+
+def test_a_quarantine_of_another_dataset(tmp_path: Path) -> None:
+    trees.gta5(tmp_path, 2)
+    write_list(tmp_path / "bad.txt", ["folder/00001"], {"quarantine": "folder"})
+    with pytest.raises(DataError, match=r"gta5: .*bad\.txt lists folder/00001, which is of another dataset; name the"):
+        open_dataset("gta5", tmp_path, "all", quarantine=tmp_path / "bad.txt")
+    (tmp_path / "bad.txt").write_bytes(b"gta5/\xe9")
+    with pytest.raises(DataError, match=r"bad\.txt: no text; `dgseg data select` and"):
+        open_dataset("gta5", tmp_path, "all", quarantine=tmp_path / "bad.txt")
+
+
+@pytest.mark.parametrize("key", [b"caf\xe9", b"two\nlines", b"a\ttab", b"a space "])
+@pytest.mark.parametrize("paired", [True, False])
+def test_names_that_no_list_could_hold(tmp_path: Path, key: bytes, paired: bool) -> None:
+    for folder, name in (("images", key), ("labels", key if paired else b"other")):
+        trees.grey(tmp_path / folder / "x.png", ids([0]))
+        (tmp_path / folder / "x.png").rename(tmp_path / folder / (os.fsdecode(name) + ".png"))
+    with pytest.raises(DataError, match=r"folder: below .* is not plain text .*; rename it and its partner"):
+        open_dataset("folder", tmp_path, strict=False)
+
+
+def test_links(tmp_path: Path) -> None:
+    trees.gta5(tmp_path / "real", 3)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "part").symlink_to(tmp_path / "real" / folder)
+        (tmp_path / "real" / folder / "back").symlink_to("..")
+    dataset = open_dataset("folder", tmp_path, classes="cityscapes")
+    assert isinstance(dataset, FileDataset)
+    assert dataset.ids() == ["folder/part/00001", "folder/part/00002", "folder/part/00003"]
+    (tmp_path / "real/labels/00002.png").unlink()
+    (tmp_path / "real/labels/00002.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"1 of 3 labels cannot be read: .*00002\.png: folder: .*No such file"):
+        dataset.class_pixels()
 
 
 def test_specifications() -> None:
