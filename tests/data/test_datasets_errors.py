@@ -212,12 +212,42 @@ def test_links(tmp_path: Path) -> None:
 def test_specifications() -> None:
     spec = parse_spec("acdc=/data/a@b/acdc@val,condition=fog,labels=false,seed=3")
     assert (spec.name, spec.path, spec.split) == ("acdc", "/data/a@b/acdc", "val")
-    assert spec.options == {"condition": "fog", "labels": False, "seed": 3}
-    assert parse_spec("streets=fog,size=256x512,misalignment=2.5").options == {"size": (256, 512), "misalignment": 2.5}
+    assert spec.options == {"condition": "fog", "labels": "false", "seed": "3"}
     assert parse_spec("gta5=/data/me@home/gta5").split is None
     for wrong in ("gta5", "=x", "gta5=", "gta5=/x@", "gta5=/x,labels", "gta5=/x,labels="):
         with pytest.raises(DataError, match=r"write name=path|is no option=value"):
             parse_spec(wrong)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("streets=fog,size=256", "streets: size=256 is not HEIGHTxWIDTH, such as 256x512"),
+        ("streets=fog,size=256x512x3", "size=256x512x3 is not HEIGHTxWIDTH"),
+        ("streets=fog,seed=abc", "seed=abc is not a whole number"),
+        ("streets=fog,length=1.5", "length=1.5 is not a whole number"),
+        ("streets=fog,unknown=no", "unknown=no is not true or false"),
+        ("streets=game,misalignment=far", "misalignment=far is not a number"),
+        ("streets=game,misalignment=nan", "misalignment must be 0 to 64 pixels; it is nan"),
+        ("streets=fog@train,use=oracle,use=adaptation", "gives use twice"),
+        ("streets=fog@test,split=train", "split stands before the options"),
+        ("streets=game@train,domain=fog,use=oracle", "names two domains"),
+        ("gta5=/data/a,b", "a folder with a comma in its name needs a link without one"),
+        ("folder=/x,root=/y", "root stands before the options"),
+        ("folder=/x,labels=no", "folder: labels=no is not true or false"),
+        ("packed=/x@val", "packed has no option 'split'"),
+    ],
+)
+def test_what_a_specification_may_not_say(spec: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        from_spec(spec)
+
+
+def test_options_become_what_the_dataset_takes(tmp_path: Path) -> None:
+    world = from_spec("streets=game,size=8x16,misalignment=1e-1,seed=007,unknown=false,length=3")
+    assert (world.size, world.misalignment, world.seed, world.unknown, len(world)) == ((8, 16), 0.1, 7, False, 3)  # type: ignore[attr-defined]
+    trees.gta5(tmp_path, 1)
+    assert from_spec(f"folder={tmp_path},domain=2024,labels=false").domain == "2024"
 
 
 class _World(Dataset):

@@ -52,6 +52,14 @@ def test_sets_without_classes_have_no_distribution(
         main(["data", "stats", two[0], two[0]])
 
 
+def test_a_picture_of_no_known_kind_is_refused_before_counting(
+    two: tuple[str, str], tmp_path: Path, cache: Path
+) -> None:
+    with pytest.raises(SystemExit, match=r"plot\.xyz must end in \.png, \.svg or \.pdf"):
+        main(["data", "stats", *two, "-o", str(tmp_path / "plot.xyz")])
+    assert not list(cache.iterdir())
+
+
 def test_a_damaged_cache_is_counted_again(two: tuple[str, str], tmp_path: Path, cache: Path) -> None:
     dataset = open_dataset("folder", tmp_path / "mine")
     counts = dataset.class_pixels()

@@ -165,6 +165,8 @@ def test_a_target_is_scored_and_not_trained_on(domain):
     assert torch.equal(oracle[5].image, adaptation[5].image)
     with pytest.raises(DataError, match="without labels"):
         adaptation.class_pixels()
+    with pytest.raises(DataError, match="depth"):
+        Streets(domain, "train", use="adaptation", depth=True)
 
 
 def test_sources_and_dusk():

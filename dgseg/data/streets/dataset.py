@@ -1,6 +1,7 @@
 """Scenes of the streets world as a Dataset; the renderer is csrc/streets."""
 
 import hashlib
+import operator
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,8 @@ class Streets(Dataset):
         depth: bool = False,
     ) -> None:
         check_rules(domain, split, use)
+        if depth and use == ADAPTATION:
+            raise DataError(f"{domain} is used without labels here, and depth is one: no camera gives it. Leave it out")
         if len(size) != 2 or not all(1 <= side <= 16384 for side in size):
             raise DataError(f"size must be (height, width), each 1 to 16384; it is {size!r}")
         if not 0 <= misalignment <= MOST_MISALIGNMENT:
@@ -68,7 +71,7 @@ class Streets(Dataset):
             raise DataError(f"length must be 1 to {len(scenes)}, the scenes that {split} has; it is {length}")
         self.domain = domain
         self.split = split
-        self.size = (int(size[0]), int(size[1]))
+        self.size = (operator.index(size[0]), operator.index(size[1]))
         self.seed = seed
         self.misalignment = float(misalignment)
         self.labelled = use != ADAPTATION
