@@ -9,6 +9,16 @@ from dgseg.models.base import SegmentationModel
 # name -> "module:function"; the function takes (num_classes, pretrained, **options)
 MODELS: dict[str, str] = {
     "bisenet_mini": "dgseg.models.bisenet_mini:bisenet_mini",
+    "mask2former_r50": "dgseg.models.mask2former:mask2former_r50",
+    "vit_small_dinov2": "dgseg.models.vit:vit_small_dinov2",
+    "vit_base_dinov2": "dgseg.models.vit:vit_base_dinov2",
+    "vit_large_dinov2": "dgseg.models.vit:vit_large_dinov2",
+    "vit_small_dinov2_reg4": "dgseg.models.vit:vit_small_dinov2_reg4",
+    "vit_base_dinov2_reg4": "dgseg.models.vit:vit_base_dinov2_reg4",
+    "vit_large_dinov2_reg4": "dgseg.models.vit:vit_large_dinov2_reg4",
+    "vit_small_dinov3": "dgseg.models.vit:vit_small_dinov3",
+    "vit_base_dinov3": "dgseg.models.vit:vit_base_dinov3",
+    "vit_large_dinov3": "dgseg.models.vit:vit_large_dinov3",
 }
 
 
