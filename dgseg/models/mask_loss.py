@@ -44,9 +44,7 @@ def _criterion_class() -> Any:
             return self._mean_over_ranks(count).clamp(min=1)
 
         def loss_labels(self, class_queries_logits: Tensor, class_labels: list[Tensor], indices: Any) -> Any:
-            wanted = class_queries_logits.new_full(
-                class_queries_logits.shape[:2], self.num_labels, dtype=torch.int64
-            )
+            wanted = class_queries_logits.new_full(class_queries_logits.shape[:2], self.num_labels, dtype=torch.int64)
             for image, (queries, matched) in enumerate(indices):
                 wanted[image, queries] = class_labels[image][matched.to(class_labels[image].device)]
             weight = self.empty_weight[wanted]

@@ -13,6 +13,7 @@ from dgseg.models.lora import TARGETS, add_adapters
 from dgseg.models.prediction import Prediction
 from dgseg.models.pretrained import timm_model
 
+
 class VisionTransformer(SegmentationModel):
     def __init__(
         self,
