@@ -2,5 +2,6 @@
 
 from dgseg.models.build import build
 from dgseg.models.prediction import Aux, Box, Prediction
+from dgseg.models.weights import LoadReport, load_weights, save_weights
 
-__all__ = ["Aux", "Box", "Prediction", "build"]
+__all__ = ["Aux", "Box", "LoadReport", "Prediction", "build", "load_weights", "save_weights"]

@@ -22,6 +22,7 @@ class SegmentationModel(nn.Module, ABC):
     std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
     multiple: ClassVar[int] = 1  # sides that the network handles exactly; inference pads to it and crops back
     minimum: ClassVar[int] = 32  # the smallest side
+    architecture: str = ""  # the name that `build` knows the model by; saved with its weights
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

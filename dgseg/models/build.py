@@ -30,4 +30,5 @@ def build(name: str, num_classes: int = 19, pretrained: bool | str = False, **op
         raise ValueError(f"unknown model {name!r}{hint} Models: {', '.join(sorted(MODELS))}")
     module, function = MODELS[name].split(":")
     model: SegmentationModel = getattr(import_module(module), function)(num_classes, pretrained, **options)
+    model.architecture = name
     return model

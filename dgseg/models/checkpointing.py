@@ -14,13 +14,14 @@ from torch.utils.checkpoint import checkpoint
 def _still_statistics(module: nn.Module) -> Iterator[None]:
     """The recomputation sees the same batch a second time; running statistics must not."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:  # not track_running_stats = False: the two passes must save the same tensors
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 def checkpointed(module: nn.Module, *inputs: Any) -> Any:

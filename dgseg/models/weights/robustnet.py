@@ -1,0 +1,3 @@
+from dgseg.models.weights.format import Format
+
+FORMATS: list[Format] = []

@@ -1,0 +1,57 @@
+"""Every model at a size that a test can afford. A new model adds its row; `test_every_model.py` does the rest."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgseg.models import Prediction, build
+from dgseg.models.base import SegmentationModel
+
+CLASSES = 5
+
+
+@dataclass
+class Tiny:
+    """options: what makes the model small; stride: of its logits; features: the names it returns, in any order."""
+
+    stride: int
+    features: set[str]
+    options: dict[str, Any] = field(default_factory=dict)
+    aux: int = 0  # auxiliary predictions in training
+    size: tuple[int, int] = (64, 96)
+    odd_size: tuple[int, int] = (65, 97)
+    millions: float | None = None  # published parameters at 19 classes
+    within: float = 0.005
+
+
+STAGES = {"stage1", "stage2", "stage3", "stage4"}
+
+TINY: dict[str, Tiny] = {
+    "bisenet_mini": Tiny(
+        stride=4,
+        features=STAGES | {"decoder", "pre_classifier"},
+        options={"width": 8, "decoder": 16},
+        aux=1,
+    ),
+}
+
+
+def tiny(name: str, seed: int = 0, **options: Any) -> SegmentationModel:
+    torch.manual_seed(seed)
+    return build(name, CLASSES, **(TINY[name].options | options))
+
+
+def images(name: str, batch: int = 2, *, odd: bool = False) -> Tensor:
+    row = TINY[name]
+    size = row.odd_size if odd else row.size
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def loss(prediction: Prediction) -> Tensor:
+    """Touches every output that a loss would."""
+    total = prediction.logits.float().square().mean()
+    for aux in prediction.aux:
+        total = total + aux.weight * aux.logits.float().square().mean()
+    return total
