@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dgseg.bench.case import OURS
-from dgseg.bench.ops import Result, Settings
+from dgseg.bench.ops import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,15 +35,15 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def header(settings: Settings) -> dict[str, Any]:
+def header(device: torch.device, settings: dict[str, Any]) -> dict[str, Any]:
     hardware: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    if settings.device.type == "cuda":
-        properties = torch.cuda.get_device_properties(settings.device)
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
         hardware |= {"gpu": properties.name, "compute_capability": f"{properties.major}.{properties.minor}"}
         hardware["gpu_memory_gb"] = round(properties.total_memory / 2**30, 1)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
@@ -52,6 +52,10 @@ def header(settings: Settings) -> dict[str, Any]:
         ("numpy", "numpy"),
         ("opencv", "opencv-python-headless"),
         ("torchmetrics", "torchmetrics"),
+        ("timm", "timm"),
+        ("transformers", "transformers"),
+        ("segmentation_models", "segmentation-models-pytorch"),
+        ("onnxruntime", "onnxruntime"),
         ("dgseg", "dgseg"),
     ]:
         try:
@@ -66,9 +70,8 @@ def header(settings: Settings) -> dict[str, Any]:
         "uncommitted_changes": bool(_git("status", "--porcelain")) if commit else None,
         "environment": {name: os.environ[name] for name in ("DGSEG_BACKEND", "DGSEG_ISA") if name in os.environ},
         "settings": {
-            "device": str(settings.device),
-            "rounds": settings.rounds,
-            "size": settings.size,
+            "device": str(device),
+            **settings,
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
         },
     }

@@ -63,7 +63,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise SystemExit(f"dgseg export: {error}") from error
     runtime = "ONNX Runtime" if arguments.to == "onnx" else f"torch {torch.__version__}"
     print(
-        f"wrote {done.path} ({done.path.stat().st_size / 1e6:.1f} MB); {runtime} beside dgseg on {', '.join(done.sizes)}: "
-        f"largest difference {done.difference:.2e}, accepted {TOLERANCE:g}: {'OK' if done.ok else 'FAILED'}"
+        f"wrote {done.path} ({done.path.stat().st_size / 1e6:.1f} MB); {runtime} beside dgseg on "
+        f"{', '.join(done.sizes)}: largest difference {done.difference:.2e}, accepted {TOLERANCE:g}: "
+        f"{'OK' if done.ok else 'FAILED'}"
     )
     return 0 if done.ok else 1

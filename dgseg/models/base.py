@@ -20,8 +20,8 @@ class SegmentationModel(nn.Module, ABC):
     # (x - mean) / std of RGB values in 0..1. A model with another convention (BGR, 0..255) overrides `normalise`.
     mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
     std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
-    multiple: ClassVar[int] = 1  # sides that the network handles exactly; inference pads to it and crops back
-    minimum: ClassVar[int] = 32  # the smallest side
+    multiple: int = 1  # sides that the network handles exactly; inference pads to it and crops back
+    minimum: int = 32  # the smallest side
     architecture: str = ""  # the name that `build` knows the model by; saved with its weights
 
     def __init__(self, num_classes: int) -> None:

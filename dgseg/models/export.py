@@ -76,7 +76,7 @@ def _program(graph: Graph, height: int, width: int, input: Input, dynamic: bool)
     try:
         # A batch of one would be taken for a constant.
         program = torch.export.export(graph, (example(model, 2, height, width, input),), dynamic_shapes=shapes)
-        program.module()(example(model, *_other_shape(model, height, width), input))  # type: ignore[operator]
+        program.module()(example(model, *_other_shape(model, height, width), input))
     except Exception as error:  # of many kinds, most of them torch's own
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(

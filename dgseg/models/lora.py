@@ -1,4 +1,4 @@
-"""Low-rank adapters: y = Wx + b + (α/r)·B(Ax) with W frozen and B zero at first, and checkpoints that hold only what was
+"""Low-rank adapters: y = Wx + b + (α/r)·B(Ax), W frozen and B zero at first; and checkpoints that hold only what was
 trained, bound to the base that they were trained on."""
 
 import hashlib
@@ -17,12 +17,11 @@ class LoRALinear(nn.Linear):
     """A linear layer under its old keys, `lora_a` [r, in] and `lora_b` [out, r] beside them."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
-        factory = {"device": base.weight.device, "dtype": base.weight.dtype}
         super().__init__(base.in_features, base.out_features, bias=False, device="meta")
         self.weight, self.bias = base.weight, base.bias
         self.scale = alpha / rank
-        self.lora_a = nn.Parameter(torch.empty(rank, base.in_features, **factory))
-        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, **factory))
+        self.lora_a = nn.Parameter(base.weight.new_empty(rank, base.in_features))
+        self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
         nn.init.normal_(self.lora_a, std=base.in_features**-0.5)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -76,7 +75,7 @@ def base_identity(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(_frozen(model).items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -100,7 +99,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no mapping
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dgseg.models.backbones import pretrained_backbone
 from dgseg.models.base import SegmentationModel
-from dgseg.models.pretrained import resnet_state
 from dgseg.models.prediction import Aux, Prediction
 
 LEAST_SCORE = 1e-6  # of a class that no query asks for: keeps the logarithm and its gradient finite
+RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 
 
@@ -125,10 +126,15 @@ def _transformers_name(torchvision: str) -> str:
 
 
 def mask2former_r50(num_classes: int, pretrained: bool | str, **options: Any) -> SegmentationModel:
-    """pretrained: the ResNet's weights, from timm's hub or a file with torchvision's keys."""
+    """pretrained: the ResNet's weights, torchvision's or a file with its keys."""
     model = Mask2Former(num_classes, **options)
-    if pretrained:
-        state = resnet_state("resnet50", pretrained)
-        encoder = model.network.model.pixel_level_module.encoder
-        encoder.load_state_dict({_transformers_name(key): value for key, value in state.items()})
+    if pretrained is not False:
+        from torchvision.models import resnet50
+
+        with torch.device("meta"):
+            resnet = resnet50()
+        resnet.fc = nn.Identity()
+        pretrained_backbone(resnet, pretrained, RESNET50)
+        state = {_transformers_name(key): value for key, value in resnet.state_dict().items()}
+        model.network.model.pixel_level_module.encoder.load_state_dict(state)
     return model

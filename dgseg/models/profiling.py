@@ -63,7 +63,7 @@ def _layer_norm(input: Shape, shape: Any, weight: Shape | None, *args: Any, **kw
 
 def _per_output(count: int) -> Callable[..., int]:
     def counted(*args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-        return prod(out_shape) * count
+        return int(prod(out_shape)) * count
 
     return counted
 

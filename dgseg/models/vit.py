@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgseg.models.backbones.timm_models import timm_model
 from dgseg.models.base import SegmentationModel
 from dgseg.models.lora import TARGETS, add_adapters
 from dgseg.models.prediction import Prediction
-from dgseg.models.pretrained import timm_model
 
 
 class VisionTransformer(SegmentationModel):
@@ -73,16 +73,22 @@ class VisionTransformer(SegmentationModel):
         return Prediction(self.classifier(pre_classifier), features, [], {})
 
 
-def _build(backbone: str, num_classes: int, pretrained: bool | str, **options: Any) -> SegmentationModel:
-    return VisionTransformer(num_classes, backbone, pretrained, **options)
+def _dinov2(
+    size: str, num_classes: int, pretrained: bool | str, *, registers: bool = False, **options: Any
+) -> SegmentationModel:
+    """registers: the variant with four register tokens, which has weights of its own."""
+    name = f"vit_{size}_patch14_reg4_dinov2" if registers else f"vit_{size}_patch14_dinov2"
+    return VisionTransformer(num_classes, name, pretrained, **options)
 
 
-vit_small_dinov2 = partial(_build, "vit_small_patch14_dinov2")
-vit_base_dinov2 = partial(_build, "vit_base_patch14_dinov2")
-vit_large_dinov2 = partial(_build, "vit_large_patch14_dinov2")
-vit_small_dinov2_reg4 = partial(_build, "vit_small_patch14_reg4_dinov2")
-vit_base_dinov2_reg4 = partial(_build, "vit_base_patch14_reg4_dinov2")
-vit_large_dinov2_reg4 = partial(_build, "vit_large_patch14_reg4_dinov2")
-vit_small_dinov3 = partial(_build, "vit_small_patch16_dinov3")
-vit_base_dinov3 = partial(_build, "vit_base_patch16_dinov3")
-vit_large_dinov3 = partial(_build, "vit_large_patch16_dinov3")
+def _dinov3(size: str, num_classes: int, pretrained: bool | str, **options: Any) -> SegmentationModel:
+    """It always has four register tokens."""
+    return VisionTransformer(num_classes, f"vit_{size}_patch16_dinov3", pretrained, **options)
+
+
+vit_small_dinov2 = partial(_dinov2, "small")
+vit_base_dinov2 = partial(_dinov2, "base")
+vit_large_dinov2 = partial(_dinov2, "large")
+vit_small_dinov3 = partial(_dinov3, "small")
+vit_base_dinov3 = partial(_dinov3, "base")
+vit_large_dinov3 = partial(_dinov3, "large")
