@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import textwrap
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dgseg.bench.case import OURS
 from dgseg.bench.ops import Result
 
 ROOT = Path(__file__).resolve().parents[2]
+OPERATOR_PEERS = (("opencv", "opencv-python-headless"), ("torchmetrics", "torchmetrics"))
 
 
 def _cpu_model() -> str:
@@ -35,7 +37,10 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def header(device: torch.device, settings: dict[str, Any]) -> dict[str, Any]:
+def header(
+    device: torch.device, settings: dict[str, Any], libraries: Sequence[tuple[str, str]] = OPERATOR_PEERS
+) -> dict[str, Any]:
+    """libraries: (name, distribution) of those beside torch whose versions matter."""
     hardware: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -50,12 +55,7 @@ def header(device: torch.device, settings: dict[str, Any]) -> dict[str, Any]:
     for module, distribution in [
         ("triton", "triton"),
         ("numpy", "numpy"),
-        ("opencv", "opencv-python-headless"),
-        ("torchmetrics", "torchmetrics"),
-        ("timm", "timm"),
-        ("transformers", "transformers"),
-        ("segmentation_models", "segmentation-models-pytorch"),
-        ("onnxruntime", "onnxruntime"),
+        *libraries,
         ("dgseg", "dgseg"),
     ]:
         try:

@@ -23,6 +23,7 @@ class SegmentationModel(nn.Module, ABC):
     multiple: int = 1  # sides that the network handles exactly; inference pads to it and crops back
     minimum: int = 32  # the smallest side
     architecture: str = ""  # the name that `build` knows the model by; saved with its weights
+    align_corners: ClassVar[bool] = False  # of the upsampling of logits, as the model's published evaluation does it
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

@@ -8,6 +8,18 @@ from dgseg.models.base import SegmentationModel
 
 # name -> "module:function"; the function takes (num_classes, pretrained, **options)
 MODELS: dict[str, str] = {
+    "daformer_mitb0": "dgseg.models.daformer:mitb0",
+    "daformer_mitb5": "dgseg.models.daformer:mitb5",
+    "daformer_r101": "dgseg.models.daformer:r101",
+    "hrda_mitb0": "dgseg.models.hrda:mitb0",
+    "hrda_mitb5": "dgseg.models.hrda:mitb5",
+    "hrda_r101": "dgseg.models.hrda:r101",
+    "segformer_b0": "dgseg.models.segformer:b0",
+    "segformer_b1": "dgseg.models.segformer:b1",
+    "segformer_b2": "dgseg.models.segformer:b2",
+    "segformer_b3": "dgseg.models.segformer:b3",
+    "segformer_b4": "dgseg.models.segformer:b4",
+    "segformer_b5": "dgseg.models.segformer:b5",
     "bisenet_mini": "dgseg.models.bisenet_mini:bisenet_mini",
     "mask2former_r50": "dgseg.models.mask2former:mask2former_r50",
     "vit_small_dinov2": "dgseg.models.vit:vit_small_dinov2",

@@ -32,11 +32,11 @@ class Graph(nn.Module):
         logits: Tensor = self.model(images).logits
         if self.output == "logits":
             return logits
-        return _labels(_upsampled(logits, images))
+        return _labels(_upsampled(self.model, logits, images))
 
 
-def _upsampled(logits: Tensor, images: Tensor) -> Tensor:
-    return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+def _upsampled(model: SegmentationModel, logits: Tensor, images: Tensor) -> Tensor:
+    return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=model.align_corners)
 
 
 def _labels(logits: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def _difference(graph: Graph, run: Callable[[Tensor], Tensor], images: Tensor) -
     logits = graph.model(images).logits
     if graph.output == "logits":
         return float((found - logits).abs().max())
-    logits = _upsampled(logits, images)
+    logits = _upsampled(graph.model, logits, images)
     theirs = logits.gather(1, found.long()[:, None])[:, 0]
     return float((logits.amax(1) - theirs).max())
 

@@ -22,7 +22,7 @@ RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 
 
-def _config(num_classes: int, backbone: dict[str, Any], options: dict[str, Any]) -> Any:
+def network_config(num_classes: int, backbone: dict[str, Any], options: dict[str, Any]) -> Any:
     from transformers import Mask2FormerConfig, ResNetConfig
 
     class Config(Mask2FormerConfig):  # type: ignore[misc]
@@ -53,7 +53,7 @@ class Mask2Former(SegmentationModel):
 
         self.checkpoint_stages(checkpointing)
         self.deep_supervision = deep_supervision
-        self.network = Mask2FormerForUniversalSegmentation(_config(num_classes, backbone or {}, options))
+        self.network = Mask2FormerForUniversalSegmentation(network_config(num_classes, backbone or {}, options))
         # The constructor that made this one does not know the meta device.
         pixel_decoder = self.network.model.pixel_level_module.decoder
         pixel_decoder.level_embed = nn.Parameter(torch.empty(pixel_decoder.level_embed.shape))

@@ -14,7 +14,7 @@ from dgseg.models.weights.format import Format, State
 from dgseg.models.weights.reading import WeightsError, bare, read
 
 # Modules of this package; each has a list FORMATS.
-FORMAT_MODULES = ("torchvision", "adaptsegnet", "robustnet")
+FORMAT_MODULES = ("torchvision", "adaptsegnet", "robustnet", "mit", "resnet_v1c")
 OWN = "own keys"
 
 
