@@ -63,5 +63,10 @@ class SegmentationModel(nn.Module, ABC):
             images = self.normalise(images)
         return self.predict(images, seed=seed, step=step)
 
+    def published_surplus(self, height: int, width: int) -> tuple[int, int]:
+        """Parameters and multiply-accumulates that the published counts hold and this model does without: what a
+        profile adds to stand beside a paper's table."""
+        return 0, 0
+
     @abstractmethod
     def predict(self, images: Tensor, *, seed: int, step: int) -> Prediction: ...

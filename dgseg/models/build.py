@@ -28,6 +28,8 @@ MODELS: dict[str, str] = {
     "vit_small_dinov3": "dgseg.models.vit:vit_small_dinov3",
     "vit_base_dinov3": "dgseg.models.vit:vit_base_dinov3",
     "vit_large_dinov3": "dgseg.models.vit:vit_large_dinov3",
+    "bisenet_r18": "dgseg.models.bisenet:bisenet_r18",
+    "deeplabv2_r101": "dgseg.models.deeplabv2:deeplabv2_r101",
 }
 
 

@@ -1,5 +1,7 @@
 """Every model at a size that a test can afford. A new model adds its row; `test_every_model.py` does the rest."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +24,25 @@ class Tiny:
     aux: int = 0  # auxiliary predictions in training
     size: tuple[int, int] = (64, 96)
     odd_size: tuple[int, int] = (65, 97)
+    grid: Callable[[int], int] | None = None  # logits' side for an image's, where it is not ceil(side / stride)
     millions: float | None = None  # published parameters at 19 classes
-    within: float = 0.005
+    gigamacs: float | None = None  # published multiply-accumulates at 512x1024, as fvcore counts them
+
+    def logits_side(self, side: int) -> int:
+        return self.grid(side) if self.grid else math.ceil(side / self.stride)
 
 
 STAGES = {"stage1", "stage2", "stage3", "stage4"}
+
+
+def ceil_pooled(side: int) -> int:
+    """Two strided convolutions around a pooling in ceil mode: 512 -> 65."""
+    return _half(math.ceil((_half(side) - 1) / 2) + 1)
+
+
+def _half(side: int) -> int:
+    return (side + 1) // 2
+
 
 TINY: dict[str, Tiny] = {
     "bisenet_mini": Tiny(
@@ -34,6 +50,22 @@ TINY: dict[str, Tiny] = {
         features=STAGES | {"decoder", "pre_classifier"},
         options={"width": 8, "decoder": 16},
         aux=1,
+    ),
+    "bisenet_r18": Tiny(
+        stride=8,
+        features=STAGES | {"spatial", "decoder", "pre_classifier"},
+        aux=2,
+        millions=12.58,
+        gigamacs=25.78,
+    ),
+    "deeplabv2_r101": Tiny(
+        stride=8,
+        features=STAGES | {"decoder", "pre_classifier"},
+        options={"layers": (1, 1, 1, 1), "multi_level": True},
+        aux=1,
+        grid=ceil_pooled,
+        millions=43.90,
+        gigamacs=375.7,
     ),
 }
 
