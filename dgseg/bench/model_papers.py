@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from dgseg.models.profiling import Arithmetic, Parameters
 
-RESNET18_CLASSIFIER = 512 * 1000 + 1000
-
 
 @dataclass(frozen=True)
 class Published:
@@ -38,29 +36,37 @@ TABLES: dict[str, list[Published]] = {
 }
 
 
-def notes(name: str, size: tuple[int, int], found: Parameters, cost: Arithmetic) -> list[str]:
-    """The differences that can be computed, in words."""
+def notes(name: str, size: tuple[int, int], found: Parameters, cost: Arithmetic, surplus: tuple[int, int]) -> list[str]:
+    """Why ours differ from the published rows, in words and numbers. surplus: parameters and multiply-adds that the
+    published network has beyond ours."""
     rows = TABLES.get(name, [])
     if not rows:
         return []
     row = rows[0]
     lines = []
-    if name == "bisenet_r18":
-        counted = (found.total + RESNET18_CLASSIFIER) / 1e6
+    more_parameters, more_macs = surplus
+    if any(surplus):
         lines.append(
-            f"the paper's {row.params_m} M hold the ResNet-18 classifier, 0.513 M that nothing calls; ours has none, "
-            f"and with it would have {counted:.2f} M"
+            f"the published network carries {more_parameters / 1e6:.3f} M parameters that nothing calls and does "
+            f"{more_macs / 1e9:.3f} G multiply-adds that ours saves: with them ours are "
+            f"{(found.total + more_parameters) / 1e6:.2f} M and {(cost.macs + more_macs) / 1e9:.2f} G"
         )
-    if size == row.size:
+    macs = (cost.macs + more_macs) / 1e9
+    if name == "deeplabv3plus_r50":
+        scale = size[0] * size[1] / (1024 * 1024)
         lines.append(
-            f"the paper's {row.gflops} G are multiply-adds as fvcore counts them: ours are {cost.macs / 1e9:.2f} G "
-            f"({100 * (cost.macs / 1e9 / row.gflops - 1):+.2f} %); one multiply-add is two FLOPs"
+            f"the published {row.gflops} G fit multiply-adds of 1024x1024 pixels, where ours are {macs / scale:.2f} G, "
+            "and not those of the 2048x1024 that the caption names, which are twice as many"
+        )
+    elif size == row.size:
+        lines.append(
+            f"the published {row.gflops} G are multiply-adds as fvcore counts them: counted the same way ours are "
+            f"{macs:.2f} G ({100 * (macs / row.gflops - 1):+.2f} %)"
         )
     else:
-        lines.append(f"the paper's size is {row.size[0]}x{row.size[1]}: --size of this run makes no comparison")
+        lines.append(f"published at {row.size[0]}x{row.size[1]}: --size of that shape makes the counts comparable")
     lines.append(
-        f"{row.gflops} G in {row.milliseconds} ms are {2 * row.gflops / row.milliseconds:.0f} TFLOP/s if they are "
-        "multiply-adds; the paper names neither precision nor synchronisation. Our times are medians with warm-up, "
-        "each from the call until the device is done, on the hardware above"
+        f"published: {row.gflops} G in {row.milliseconds} ms, {2 * row.gflops / row.milliseconds:.0f} TFLOP/s, with no "
+        "word on precision or on waiting for the GPU. Ours: median with warm-up, from the call until the device is done"
     )
     return lines

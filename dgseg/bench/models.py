@@ -242,5 +242,5 @@ def profile(name: str, settings: Settings, exported: list[Path]) -> Result:
     rows = contest.timed(settings)
     if reason := memory.why_not(settings.device):
         notes.append(reason)
-    notes += model_papers.notes(name, settings.size, trainable, cost)
+    notes += model_papers.notes(name, settings.size, trainable, cost, model.published_surplus(*settings.size))
     return Result(name, rows, _judge(rows, settings), model_papers.TABLES.get(name, []), notes)
