@@ -93,6 +93,7 @@ def plot(results: list[Result], settings: Settings, where: str, path: Path) -> N
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     rows = [row for result in results for row in result.rows if row.times and row.parameters and row.arithmetic]
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
@@ -124,7 +125,13 @@ def plot(results: list[Result], settings: Settings, where: str, path: Path) -> N
     axes.set(xscale="log", yscale="log", xlabel="parameters (millions)", ylabel="median latency of a batch (ms)")
     axes.set_title(f"{settings_text(settings)}\n{where}; areas: multiply-adds", fontsize=9)
     axes.grid(visible=True, which="both", alpha=0.2)
-    axes.margins(x=0.25, y=0.15)
+    for axis, values in (
+        (axes.xaxis, [row.parameters.total / 1e6 for row in rows if row.parameters]),
+        (axes.yaxis, [row.times.median * 1e3 for row in rows if row.times]),
+    ):
+        axis.axes.set(**{f"{axis.axis_name}lim": (min(values) / 2, max(values) * 2)})
+        for formatter in (axis.set_major_formatter, axis.set_minor_formatter):
+            formatter(ticker.LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

@@ -86,7 +86,7 @@ def header_text(found: dict[str, Any]) -> str:
     commit += " + changes" if found["uncommitted_changes"] else ""
     software = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     forced = "".join(f", {name}={value}" for name, value in found["environment"].items())
-    return f"{where}\n{software}, {commit}{forced}\n"
+    return "\n".join([where, *textwrap.wrap(f"{software}, {commit}{forced}", 118), ""])
 
 
 def _milliseconds(seconds: float) -> str:
