@@ -20,7 +20,7 @@ from dgseg.models import build
 from dgseg.models.base import SegmentationModel
 from dgseg.models.export import runner
 from dgseg.models.folding import fold_batch_norms
-from dgseg.models.lora import LoRALinear, merge_adapters
+from dgseg.models.lora import has_adapters, merge_adapters
 from dgseg.models.profiling import Arithmetic, Parameters, arithmetic, parameters
 
 WARM_UPS = 3
@@ -119,7 +119,7 @@ def _ours(name: str, settings: Settings) -> tuple[SegmentationModel, list[str]]:
     torch.manual_seed(0)
     model = build(name, settings.num_classes, **settings.options).eval()
     notes = []
-    if not settings.train and any(isinstance(layer, LoRALinear) for layer in model.modules()):
+    if not settings.train and has_adapters(model):
         merge_adapters(model)
         notes.append("its adapters are merged into the layers that they adapt, as for serving")
     return model, notes

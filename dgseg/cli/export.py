@@ -9,6 +9,7 @@ import torch
 from dgseg.cli import model_arguments
 from dgseg.models.export import TOLERANCE, export
 from dgseg.models.folding import fold_batch_norms
+from dgseg.models.lora import has_adapters, merge_adapters
 
 DESCRIPTION = (
     "Writes a model as ONNX or as torch.export's program, then runs the file beside the model and prints the largest "
@@ -45,6 +46,9 @@ def main(arguments: argparse.Namespace) -> int:
         model = model_arguments.built(arguments.name, arguments, arguments.weights)
         if arguments.weights is None:
             print("no --weights: the exported values are random, its speed is real")
+        if has_adapters(model):
+            merge_adapters(model)
+            print("merged the adapters into the layers that they adapt")
         if not arguments.no_fold:
             model, folded = fold_batch_norms(model)
             print(f"folded {folded} batch normalisations into their convolutions")

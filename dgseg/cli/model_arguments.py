@@ -50,6 +50,7 @@ def built(name: str, arguments: argparse.Namespace, weights: Path | None = None)
     model = build(name, arguments.num_classes, **dict(arguments.options))
     if weights is not None:
         from dgseg.models import load_weights
+        from dgseg.models.lora import is_adapter, load_adapter
 
-        load_weights(model, weights)
+        (load_adapter if is_adapter(weights) else load_weights)(model, weights)
     return model.eval()

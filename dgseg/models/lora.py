@@ -56,6 +56,10 @@ def add_adapters(module: nn.Module, *, rank: int, alpha: float, targets: Collect
         _replace(module, path, LoRALinear(layer, rank, alpha))
 
 
+def has_adapters(module: nn.Module) -> bool:
+    return any(isinstance(layer, LoRALinear) for layer in module.modules())
+
+
 @torch.no_grad()
 def merge_adapters(module: nn.Module) -> None:
     """For inference: every adapter becomes part of its layer's weight."""
@@ -88,6 +92,17 @@ def save_adapter(model: nn.Module, path: str | Path) -> None:
         raise ValueError("nothing in this model is frozen: save its whole state dict instead")
     trained = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in frozen}
     save_file(trained, path, metadata={"format": FORMAT, "base": base_identity(model)})
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether `save_adapter` wrote it; False for any other file, damaged or absent."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
 
 
 def load_adapter(model: nn.Module, path: str | Path) -> None:

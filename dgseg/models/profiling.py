@@ -10,15 +10,14 @@ Two conventions, because published numbers mix them:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 aten = torch.ops.aten
-Shape = torch.Size | list[int]
 
 
 @dataclass(frozen=True)
@@ -43,63 +42,67 @@ def parameters(model: nn.Module) -> Parameters:
     )
 
 
-def _eval_norm(input: Shape, weight: Shape | None, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return prod(input) * (2 if weight else 1)
+def _eval_norm(input: Tensor, weight: Tensor | None, *args: Any) -> int:
+    return input.numel() * (1 if weight is None else 2)
+
+
+def _statistics_norm(input: Tensor, weight: Tensor | None, *args: Any) -> int:
+    return input.numel() * (4 if weight is None else 5)
 
 
 def _batch_norm(
-    input: Shape, weight: Shape | None, bias: Any, mean: Any, var: Any, training: bool, *args: Any, **kwargs: Any
+    input: Tensor, weight: Tensor | None, bias: Any, mean: Any, variance: Any, training: bool, *args: Any
 ) -> int:
-    return prod(input) * (5 if weight else 4) if training else _eval_norm(input, weight)
+    return _statistics_norm(input, weight) if training else _eval_norm(input, weight)
 
 
-def _stateless_norm(input: Shape, weight: Shape | None, *args: Any, **kwargs: Any) -> int:
-    return prod(input) * (5 if weight else 4)
+def _layer_norm(input: Tensor, shape: Any, weight: Tensor | None, *args: Any) -> int:
+    return _statistics_norm(input, weight)
 
 
-def _layer_norm(input: Shape, shape: Any, weight: Shape | None, *args: Any, **kwargs: Any) -> int:
-    return prod(input) * (5 if weight else 4)
-
-
-def _per_output(count: int) -> Callable[..., int]:
-    def counted(*args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-        return int(prod(out_shape)) * count
-
-    return counted
-
-
-def _per_input(input: Shape, *args: Any, **kwargs: Any) -> int:
-    return prod(input)
-
-
-def _spatial_mean(input: Shape, dim: Any = None, keepdim: bool = False, *args: Any, **kwargs: Any) -> int:
+def _spatial_mean(input: Tensor, dim: Any = None, keepdim: bool = False, *args: Any) -> int:
     """Pooling to one pixel reaches the dispatcher as a mean."""
-    pooled = keepdim and dim is not None and len(input) == 4 and sorted(d % 4 for d in dim) == [2, 3]
-    return prod(input) if pooled else 0
+    pooled = keepdim and dim is not None and input.dim() == 4 and sorted(d % 4 for d in dim) == [2, 3]
+    return input.numel() if pooled else 0
 
 
-BESIDE_PRODUCTS: dict[Any, Callable[..., int]] = {
+# Operations beside products. By their inputs:
+BY_INPUTS: dict[Any, Callable[..., int]] = {
     aten.native_batch_norm: _batch_norm,
     aten._native_batch_norm_legit: _batch_norm,
     aten._native_batch_norm_legit_no_training: _eval_norm,
     aten.cudnn_batch_norm: _batch_norm,
-    aten.native_group_norm: _stateless_norm,
+    aten.miopen_batch_norm: _batch_norm,
+    aten.native_group_norm: _statistics_norm,
     aten.native_layer_norm: _layer_norm,
-    aten.upsample_bilinear2d: _per_output(4),
-    aten.upsample_nearest2d: _per_output(1),
-    aten.grid_sampler_2d: _per_output(4),
-    aten._adaptive_avg_pool2d: _per_input,
+    aten._adaptive_avg_pool2d: lambda input, *args: input.numel(),
     aten.mean: _spatial_mean,
 }
+# And so many an output:
+PER_OUTPUT = {aten.upsample_bilinear2d: 4, aten.upsample_nearest2d: 1, aten.grid_sampler_2d: 4}
+
+
+class _BesideProducts(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket
+        if packet in BY_INPUTS:
+            self.count += BY_INPUTS[packet](*args)
+        elif packet in PER_OUTPUT:
+            self.count += PER_OUTPUT[packet] * output.numel()
+        return output
 
 
 @torch.no_grad()
 def arithmetic(model: nn.Module, images: Tensor) -> Arithmetic:
     """Of one forward pass in the mode that the model is in; on the meta device it costs nothing."""
-    counter = FlopCounterMode(display=False, custom_mapping=BESIDE_PRODUCTS)
-    with counter:
+    # torch's counter does not know the CPU's attention.
+    attention = {aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+    with FlopCounterMode(display=False, custom_mapping=attention) as products, _BesideProducts() as beside:
         model(images)
-    counts = counter.get_flop_counts()["Global"]
-    beside = sum(count for operation, count in counts.items() if operation in BESIDE_PRODUCTS)
-    flops = sum(counts.values()) - beside
-    return Arithmetic(flops=flops, macs=flops // 2 + beside)
+    flops = products.get_total_flops()
+    return Arithmetic(flops=flops, macs=flops // 2 + beside.count)

@@ -83,7 +83,7 @@ TINY: dict[str, Tiny] = {
                 "depths": [1, 1, 1, 1],
                 "layer_type": "basic",
             },
-            "feature_size": 32,
+            "feature_size": 64,
             "mask_feature_size": 32,
             "hidden_dim": 32,
             "encoder_feedforward_dim": 32,
@@ -95,7 +95,7 @@ TINY: dict[str, Tiny] = {
             "train_num_points": 256,
         },
         aux=2,
-        millions=44.0,
+        millions=44.01,
     ),
     "vit_small_dinov2": Tiny(
         stride=14,
