@@ -85,7 +85,7 @@ TINY: dict[str, Tiny] = {
             },
             "feature_size": 64,
             "mask_feature_size": 32,
-            "hidden_dim": 32,
+            "hidden_dim": 64,
             "encoder_feedforward_dim": 32,
             "dim_feedforward": 32,
             "encoder_layers": 1,
