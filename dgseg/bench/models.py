@@ -215,7 +215,11 @@ def profile(name: str, settings: Settings, exported: list[Path]) -> Result:
     def way(module: nn.Module, compiled: bool = False) -> Callable[[], Callable[[], Any]]:
         def make() -> Callable[[], Any]:
             placed = _placed(module, settings)
-            forward = torch.compile(placed, fullgraph=True) if compiled else placed
+            if not compiled:
+                return _call(placed, placed, images, settings)
+            # Inference may take the weights for constants, and lay them out once and for all.
+            frozen = settings.device.type == "cpu" and not settings.train
+            forward = torch.compile(placed, fullgraph=True, options={"freezing": True} if frozen else None)
             return _call(forward, placed, images, settings)
 
         return make

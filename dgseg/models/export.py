@@ -47,7 +47,9 @@ def _labels(logits: Tensor) -> Tensor:
 class Exported:
     path: Path
     sizes: list[str]  # of the images that it was verified with
-    difference: float  # the largest between its logits and ours; for labels, by how much ours preferred another class
+    # The largest between its logits and ours, for labels by how much ours preferred another class; as a share of the
+    # largest logit where that is above 1.
+    difference: float
 
     @property
     def ok(self) -> bool:
@@ -108,11 +110,12 @@ def runner(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
 def _difference(graph: Graph, run: Callable[[Tensor], Tensor], images: Tensor) -> float:
     found = run(images)
     logits = graph.model(images).logits
+    scale = max(1.0, float(logits.abs().max()))
     if graph.output == "logits":
-        return float((found - logits).abs().max())
+        return float((found - logits).abs().max()) / scale
     logits = _upsampled(graph.model, logits, images)
     theirs = logits.gather(1, found.long()[:, None])[:, 0]
-    return float((logits.amax(1) - theirs).max())
+    return float((logits.amax(1) - theirs).max()) / scale
 
 
 @torch.no_grad()
