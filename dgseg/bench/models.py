@@ -18,7 +18,7 @@ from dgseg.bench.model_peers import logits_of, peers
 from dgseg.bench.timing import LatencyClock, Times, interleave
 from dgseg.models import build
 from dgseg.models.base import SegmentationModel
-from dgseg.models.export import runner
+from dgseg.models.export import Graph, runner
 from dgseg.models.folding import fold_batch_norms
 from dgseg.models.lora import has_adapters, merge_adapters
 from dgseg.models.profiling import Arithmetic, Parameters, arithmetic, parameters
@@ -96,7 +96,7 @@ def _call(forward: Callable[[Tensor], Any], model: nn.Module, images: Tensor, se
             return contextlib.nullcontext()
         return torch.autocast(settings.device.type, dtype=settings.dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference_mode would keep the compiler from freezing weights
     def inference() -> Any:
         with precision():
             return logits_of(forward(images))
@@ -217,9 +217,13 @@ def profile(name: str, settings: Settings, exported: list[Path]) -> Result:
             placed = _placed(module, settings)
             if not compiled:
                 return _call(placed, placed, images, settings)
-            # Inference may take the weights for constants, and lay them out once and for all.
-            frozen = settings.device.type == "cpu" and not settings.train
-            forward = torch.compile(placed, fullgraph=True, options={"freezing": True} if frozen else None)
+            if settings.train:
+                return _call(torch.compile(placed, fullgraph=True), placed, images, settings)
+            # As for serving: without features, which would each have to be laid out for the caller; and on a CPU with
+            # the weights as constants, laid out once and for all.
+            options: dict[str, Any] | None = {"freezing": True} if settings.device.type == "cpu" else None
+            whole = Graph(placed, "logits") if isinstance(placed, SegmentationModel) else placed
+            forward = torch.compile(whole, fullgraph=True, options=options)
             return _call(forward, placed, images, settings)
 
         return make

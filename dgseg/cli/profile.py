@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="the latter two by autocast"
     )
     parser.add_argument("--train", action="store_true", help="forward and backward instead of inference")
-    parser.add_argument("--compile", action="store_true", help="a row more: torch.compile, weights frozen on a CPU")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="a row more: torch.compile, as for serving: logits alone, weights constant on a CPU",
+    )
     parser.add_argument("--fold", action="store_true", help="a row more: batch normalisation folded away")
     parser.add_argument("--channels-last", action="store_true", help="all models and images")
     parser.add_argument(
