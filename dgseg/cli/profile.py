@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="a row more: torch.compile, as for serving: logits alone, weights constant on a CPU",
+        help="a row more: torch.compile, as for serving: logits alone; on a CPU constant weights, channels last",
     )
     parser.add_argument("--fold", action="store_true", help="a row more: batch normalisation folded away")
     parser.add_argument("--channels-last", action="store_true", help="all models and images")
