@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from dgseg.bench.case import OURS
-from dgseg.bench.ops import Result
+from dgseg.bench.ops import Result, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
 OPERATOR_PEERS = (("opencv", "opencv-python-headless"), ("torchmetrics", "torchmetrics"))
 
 
@@ -37,10 +38,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def header(
-    device: torch.device, settings: dict[str, Any], libraries: Sequence[tuple[str, str]] = OPERATOR_PEERS
-) -> dict[str, Any]:
-    """libraries: (name, distribution) of those beside torch whose versions matter."""
+def machine(device: torch.device = CPU, libraries: Sequence[tuple[str, str]] = OPERATOR_PEERS) -> dict[str, Any]:
+    """Where and with what something was measured; libraries: (name, distribution) of those that matter beside torch."""
     hardware: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -69,9 +68,15 @@ def header(
         "commit": commit,
         "uncommitted_changes": bool(_git("status", "--porcelain")) if commit else None,
         "environment": {name: os.environ[name] for name in ("DGSEG_BACKEND", "DGSEG_ISA") if name in os.environ},
+    }
+
+
+def header(settings: Settings) -> dict[str, Any]:
+    return machine(settings.device) | {
         "settings": {
-            "device": str(device),
-            **settings,
+            "device": str(settings.device),
+            "rounds": settings.rounds,
+            "size": settings.size,
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
         },
     }

@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> int:
         peers=arguments.peers,
         options=dict(arguments.options),
     )
-    header = report.header(device, {"rounds": settings.rounds}, model_report.LIBRARIES)
+    header = report.machine(device, model_report.LIBRARIES)
     print(report.header_text(header))
     print("\n".join(textwrap.wrap(model_report.CONVENTION, 118)), flush=True)
     results: list[Result] = []

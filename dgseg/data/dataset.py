@@ -7,11 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dgseg.data.labels import NUM_CLASSES
-from dgseg.data.sample import Sample
+from dgseg.data.sample import LazySample, Sample
 
 
 class DataError(ValueError):
     """Something about a dataset's files is wrong; the message names dataset, file and remedy."""
+
+
+class DataWarning(UserWarning):
+    """Something about a dataset looks wrong but does not stop anybody."""
 
 
 class CorruptFile(DataError):
@@ -20,6 +24,10 @@ class CorruptFile(DataError):
     def __init__(self, path: Path | str, message: str) -> None:
         super().__init__(f"{path}: {message}")
         self.path = str(path)
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["CorruptFile"], tuple[str, str]]:
+        return type(self), (self.path, self.message)  # from worker processes
 
 
 class Dataset(ABC):
@@ -38,6 +46,10 @@ class Dataset(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
+
+    def lazy(self, index: int) -> Sample | LazySample:
+        """The same sample for augmentation: where decoding a part is cheaper than all, the image stays undecoded."""
+        return self[index]
 
     @abstractmethod
     def class_pixels(self) -> npt.NDArray[np.int64]:

@@ -46,7 +46,7 @@ class BiSeNet(SegmentationModel):
         super().__init__(num_classes)
         self.checkpoint_stages(checkpointing)
         self.aux_weight = aux_weight
-        stage3, stage4 = backbone.channels[2:]
+        stage3, stage4 = backbone.channels[3:]
         self.spatial_path = nn.Sequential(
             ConvNormReLU(3, 64, stride=2), ConvNormReLU(64, 128, stride=2), ConvNormReLU(128, 256, stride=2)
         )

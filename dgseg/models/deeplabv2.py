@@ -69,7 +69,7 @@ class DeepLabV2(SegmentationModel):
                 module.weight.requires_grad_(False)
                 module.bias.requires_grad_(False)
         self.backbone = backbone
-        stage3, stage4 = backbone.channels[2:]
+        stage3, stage4 = backbone.channels[3:]
         self.aux_classifier = DilatedSum(stage3, num_classes, branches=branches) if multi_level else None
         self.classifier = DilatedSum(stage4, num_classes, branches=branches)
 

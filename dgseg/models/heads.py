@@ -51,10 +51,13 @@ class FuseLevels(nn.Conv2d):
 
     def forward(self, *levels_NCHW: Tensor) -> Tensor:
         assert len(levels_NCHW) == self.levels
-        parts = self.weight.chunk(self.levels, dim=1)
+        parts = self.weight.flatten(1).chunk(self.levels, dim=1)
         if self.last_first:
             parts = parts[::-1]
-        fused, *smaller = (F.conv2d(level, part) for level, part in zip(levels_NCHW, parts, strict=True))
+        fused, *smaller = (
+            F.linear(level.permute(0, 2, 3, 1), part).permute(0, 3, 1, 2)
+            for level, part in zip(levels_NCHW, parts, strict=True)
+        )
         for level in smaller:
             fused = fused + resize_as(level, fused)
         return fused
@@ -63,6 +66,7 @@ class FuseLevels(nn.Conv2d):
 class SegFormerHead(nn.Module):
     def __init__(self, channels: Sequence[int], width: int, num_classes: int, *, dropout: float = 0.1) -> None:
         super().__init__()
+        self.width = width
         for index, inputs in enumerate(channels):
             self.add_module(f"linear_c{index + 1}", Project(inputs, width))
         self.linear_fuse = ConvNormReLU(FuseLevels(width, last_first=True))

@@ -37,6 +37,9 @@ class HRDAHead(nn.Module):
 
 
 class HRDA(EncoderDecoder):
+    """A training step calls `model(images, seed=…, step=…)`. Compiled, a step given as a 0-d int64 tensor never
+    compiles again; a plain number does once, at its second value."""
+
     minimum = 64  # the context image is half of it
 
     def __init__(

@@ -10,6 +10,14 @@ from dgseg.models.encoder_decoder import EncoderDecoder
 from dgseg.models.heads import SegFormerHead
 
 
+class SegFormer(EncoderDecoder):
+    def published_surplus(self, height: int, width: int) -> tuple[int, int]:
+        """The published head convolves the concatenation of its levels at the first one's size."""
+        areas = [-(-height // stride) * -(-width // stride) for stride in (4, 8, 16, 32)]
+        assert isinstance(self.decode_head, SegFormerHead)
+        return 0, self.decode_head.width**2 * sum(areas[0] - area for area in areas[1:])
+
+
 def segformer(
     size: str,
     num_classes: int,
@@ -28,7 +36,7 @@ def segformer(
     head = SegFormerHead(
         backbone.channels, width or (256 if size in ("b0", "b1") else 768), num_classes, dropout=dropout
     )
-    return EncoderDecoder(num_classes, backbone, head, checkpointing=checkpointing)
+    return SegFormer(num_classes, backbone, head, checkpointing=checkpointing)
 
 
 def _named(size: str) -> Callable[..., SegmentationModel]:

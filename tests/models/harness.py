@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgseg.models import Prediction, build
+from dgseg.models.backbones.mit import MiTSize
 from dgseg.models.base import SegmentationModel
 
 CLASSES = 5
@@ -27,6 +28,9 @@ class Tiny:
     grid: Callable[[int], int] | None = None  # logits' side for an image's, where it is not ceil(side / stride)
     millions: float | None = None  # published parameters at 19 classes
     gigamacs: float | None = None  # published multiply-accumulates at 512x1024, as fvcore counts them
+    size_of: str | None = None  # the row whose code this is, at another size: tested there
+
+    slow_to_compile: bool = False  # a trunk of many small blocks, or a family of which another is traced already
 
     def logits_side(self, side: int) -> int:
         return self.grid(side) if self.grid else math.ceil(side / self.stride)
@@ -45,10 +49,6 @@ def _half(side: int) -> int:
 
 
 SMALL_VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3, "rank": 2, "dropout": 0.0, "decoder": 16}
-# The same classes with other widths: their rows are those of the small ones.
-SAME_AS = {
-    f"vit_{size}_{family}": f"vit_small_{family}" for size in ("base", "large") for family in ("dinov2", "dinov3")
-}
 
 TINY: dict[str, Tiny] = {
     "bisenet_mini": Tiny(
@@ -73,6 +73,28 @@ TINY: dict[str, Tiny] = {
         millions=43.90,
         gigamacs=375.7,
     ),
+    "deeplabv3plus_r50": Tiny(
+        stride=4,
+        features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
+        options={"layers": (1, 1, 1, 1), "instance_norms": "whitening", "aux_dropout": 0.0},
+        aux=1,
+        millions=45.08,
+        gigamacs=277.77 / 2,  # the paper's number is that of 1024x1024, whatever its caption says
+    ),
+    "deeplabv3plus_shufflenetv2": Tiny(
+        stride=8,
+        features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
+        options={"instance_norms": "whitening", "aux_dropout": 0.0},
+        aux=1,
+        slow_to_compile=True,
+    ),
+    "deeplabv3plus_mobilenetv2": Tiny(
+        stride=8,
+        features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
+        options={"instance_norms": "ibn", "aux_dropout": 0.0},
+        aux=1,
+        slow_to_compile=True,
+    ),
     "mask2former_r50": Tiny(
         stride=4,
         features=STAGES | {"decoder", "pre_classifier"},
@@ -96,6 +118,7 @@ TINY: dict[str, Tiny] = {
         },
         aux=2,
         millions=44.01,
+        slow_to_compile=True,
     ),
     "vit_small_dinov2": Tiny(
         stride=14,
@@ -106,6 +129,27 @@ TINY: dict[str, Tiny] = {
     "vit_small_dinov3": Tiny(
         stride=16, features={"stage3", "stage4", "decoder", "pre_classifier"}, options=SMALL_VIT | {"img_size": 64}
     ),
+    **{
+        f"vit_{size}_{family}": Tiny(stride=stride, features=set(), size_of=f"vit_small_{family}")
+        for size in ("base", "large")
+        for family, stride in (("dinov2", 14), ("dinov3", 16))
+    },
+}
+
+# One block a stage instead of the published depths; no dropout, so that two runs compare.
+_MIT = {"mit": MiTSize((8, 16, 20, 32), (1, 1, 1, 1)), "width": 16, "drop_path": 0.0, "dropout": 0.0}
+_R101 = {"layers": (1, 1, 1, 1)}
+_FEATURES = STAGES | {"decoder", "pre_classifier"}
+TINY |= {f"segformer_b{size}": Tiny(4, _FEATURES, _MIT, size_of="segformer_b0") for size in range(1, 6)}
+TINY |= {
+    "segformer_b0": Tiny(4, _FEATURES, _MIT),
+    "daformer_mitb0": Tiny(4, _FEATURES, _MIT),
+    "daformer_mitb5": Tiny(4, _FEATURES, _MIT, size_of="daformer_mitb0"),
+    "daformer_r101": Tiny(8, _FEATURES, _R101),
+    # HRDA trains on whole context cells only; other sizes are for its inference.
+    "hrda_mitb0": Tiny(4, _FEATURES, _MIT, aux=1, odd_size=(72, 104)),
+    "hrda_mitb5": Tiny(4, _FEATURES, _MIT, aux=1, size_of="hrda_mitb0"),
+    "hrda_r101": Tiny(8, _FEATURES, _R101, aux=1, odd_size=(80, 112), slow_to_compile=True),
 }
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,14 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dgseg.models import build, load_weights, save_weights
 from dgseg.models.build import MODELS
-from tests.models.harness import CLASSES, SAME_AS, TINY, images, loss, tiny
+from tests.models.harness import CLASSES, TINY, images, loss, tiny
 
-NAMES = sorted(TINY)
+NAMES = sorted(name for name, row in TINY.items() if row.size_of is None)
 torch.set_num_threads(1)
 
 
 def test_every_model_has_a_row() -> None:
-    assert set(TINY) | set(SAME_AS) == set(MODELS)
+    assert set(TINY) == set(MODELS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,7 +57,7 @@ def test_bytes_are_normalised_inside(name: str) -> None:
         assert torch.equal(model(pixels).logits, model(model.normalise(pixels)).logits)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(TINY))
 def test_builds_and_runs_on_meta(name: str) -> None:
     with torch.device("meta"):
         model = build(name)
@@ -94,7 +96,7 @@ def test_published_multiply_accumulates(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_autocast(name: str, dtype: torch.dtype) -> None:
-    model, batch = tiny(name).eval(), images(name)
+    model, batch = tiny(name).eval(), images(name, 1)
     with torch.no_grad():
         exact = model(batch).logits
         with torch.autocast("cpu", dtype=dtype):
@@ -102,31 +104,38 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
     assert low.isfinite().all()
     error = (low.float() - exact).norm() / exact.norm()
     assert error < (0.05 if dtype is torch.bfloat16 else 0.01), error
-    with torch.autocast("cpu", dtype=dtype):
-        total = loss(model.train()(batch))
-    total.backward()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    if dtype is torch.bfloat16:  # what trains on CPUs; half-precision convolutions take seconds there
+        with torch.autocast("cpu", dtype=dtype):
+            total = loss(model.train()(images(name)))
+        total.backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)], ids=["aot", "inductor"]
-)
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+def compilations() -> Iterator[Any]:
+    """eager: is it one graph? aot_eager: do checkpoints get through? inductor: does the graph compute the same?"""
+    for name in NAMES:
+        for backend, checkpointing in (("eager", False), ("aot_eager", True), ("inductor", False), ("inductor", True)):
+            slow = backend != "eager" or TINY[name].slow_to_compile
+            label = f"{name}-{backend}{'-checkpointed' if checkpointing else ''}"
+            yield pytest.param(name, backend, checkpointing, marks=[pytest.mark.slow] * slow, id=label)
+
+
+@pytest.mark.parametrize(("name", "backend", "checkpointing"), list(compilations()))
 def test_compiles_whole(name: str, backend: str, checkpointing: bool) -> None:
     torch.compiler.reset()
-    eager, batch = tiny(name).train().checkpoint_stages(checkpointing), images(name)
+    # In float64: a batch norm over two pixels turns float32's last bit into percents.
+    eager, batch = tiny(name).double().train().checkpoint_stages(checkpointing), images(name).double()
     compiled = copy.deepcopy(eager)
     forward = torch.compile(compiled, fullgraph=True, backend=backend)
     want, got = eager(batch), forward(batch)
-    torch.testing.assert_close(got.logits, want.logits, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(got.logits, want.logits)
     assert got.features.keys() == want.features.keys()
     loss(want).backward()
     loss(got).backward()
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in eager.parameters() if p.grad is not None))
     for (key, mine), theirs in zip(compiled.named_parameters(), eager.parameters(), strict=True):
         if theirs.grad is not None:
-            assert float((mine.grad - theirs.grad).norm()) < 1e-3 * norm, key
+            assert float((mine.grad - theirs.grad).norm()) < 1e-6 * norm, key
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,7 @@ from torch import nn
 from dgseg.models import build, load_weights
 from dgseg.models.backbones.mit import MIT_SIZES
 from dgseg.models.heads import FuseLevels
-from tests.models import published
+from tests.models import published_mit as published
 from tests.models.test_mit import narrow, norms, randomise
 
 torch.set_num_threads(1)
@@ -97,3 +97,22 @@ def test_pretrained_without_a_network_names_the_way_out(monkeypatch, tmp_path) -
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"nvidia/mit-b0.*pretrained=\"/path/to/file\""):
         build("segformer_b0", pretrained=True)
+
+
+def test_the_profile_can_add_what_the_head_saves() -> None:
+    with torch.device("meta"):
+        model, images = build("segformer_b0").eval(), torch.zeros(1, 3, 512, 512)
+
+    def macs(module: nn.Module, *inputs: torch.Tensor) -> int:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            module(*inputs)
+        return counter.get_total_flops() // 2
+
+    levels = [torch.zeros(1, 256, 128 // 2**i, 128 // 2**i, device="meta") for i in range(4)]
+    concatenated = 16384 * 1024 * 256
+    fuse = model.decode_head.linear_fuse.conv
+    assert model.published_surplus(512, 512) == (0, concatenated - macs(fuse, *levels))
+    # The paper gives 8.4 GFLOPs with 150 classes (0.6 of them in the classifier) and nothing for attention's products.
+    assert macs(model, images) < 8.4e9

@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
         verify_only=arguments.verify_only,
         alone=arguments.alone,
     )
-    header = report.header(device, {"rounds": settings.rounds, "size": settings.size})
+    header = report.header(settings)
     print(report.header_text(header), flush=True)
     results: list[Result] = []
 

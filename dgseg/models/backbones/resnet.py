@@ -2,11 +2,13 @@
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Weights, resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from dgseg.models.backbones.pretrained import pretrained_backbone
+from dgseg.models.norms import NormedResidualTail
 
 # What the papers start from: torchvision's first weights, not the later recipe's.
 _KINDS: dict[int, tuple[Any, tuple[int, ...], str]] = {
@@ -19,24 +21,39 @@ _KINDS: dict[int, tuple[Any, tuple[int, ...], str]] = {
 class ResNet(nn.Module):
     """Without the classifier; the model calls stem and layers itself, so that it can checkpoint each."""
 
+    norm_positions = (0, 1, 2, 3, 4)
+
     def __init__(self, kind: int, layers: tuple[int, ...] | None = None) -> None:
         super().__init__()
         block, published, self.source = _KINDS[kind]
         trunk = resnet.ResNet(block, list(layers or published))
         self.conv1, self.bn1, self.relu, self.maxpool = trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4
-        self.channels: list[int] = [64 * 2**i * block.expansion for i in range(4)]
+        self.channels: list[int] = [64, *(64 * 2**i * block.expansion for i in range(4))]  # stem, layer1 … layer4
 
     def stem(self, images: Tensor) -> Tensor:
         pooled: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         return pooled
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """The four stages."""
-        stage1 = self.layer1(self.stem(images))
-        stage2 = self.layer2(stage1)
-        stage3 = self.layer3(stage2)
-        return [stage1, stage2, stage3, self.layer4(stage3)]
+    def layer0(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """The stem, and the map of the instance norm in it if there is one."""
+        if isinstance(self.bn1, nn.BatchNorm2d):
+            return self.stem(images)
+        normed = self.bn1(self.conv1(images))
+        return self.maxpool(torch.relu(normed)), normed  # the map is kept, so not in place
+
+    def dilate(self, output_stride: int) -> None:
+        if output_stride == 8:
+            dilate(self.layer3, 2)
+        dilate(self.layer4, 32 // output_stride)
+
+    def place_norms(self, positions: tuple[int, ...], affine: bool) -> None:
+        for position in positions:
+            if position == 0:
+                self.bn1 = nn.InstanceNorm2d(self.conv1.out_channels, affine=affine)
+                continue
+            blocks = getattr(self, f"layer{position}")
+            setattr(self, f"layer{position}", NormedResidualTail(blocks, self.channels[position], affine))
 
 
 def dilate(layer: nn.Sequential, dilation: int) -> None:

@@ -1,0 +1,130 @@
+"""The datasets by name, and the one syntax in which every command names one.
+
+gta5=/data/gta5                         the provider's folder, its default split
+cityscapes=/data/cityscapes@val         a split
+acdc=/data/acdc@val,condition=fog       options after commas
+streets=fog@test,size=256x512           the embedded world: a domain instead of a folder; sizes are height x width
+packed=/data/packed/gta5                what dgseg data pack wrote"""
+
+import inspect
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dgseg.data.dataset import DataError, Dataset
+
+Value = str | int | float | bool | tuple[int, int]
+
+# name -> module:class, imported when it is asked for.
+DATASETS = {
+    "gta5": "dgseg.data.datasets.gta5:GTA5",
+    "synthia": "dgseg.data.datasets.synthia:Synthia",
+    "cityscapes": "dgseg.data.datasets.cityscapes:Cityscapes",
+    "bdd100k": "dgseg.data.datasets.bdd100k:BDD100K",
+    "mapillary": "dgseg.data.datasets.mapillary:Mapillary",
+    "acdc": "dgseg.data.datasets.acdc:ACDC",
+    "dark_zurich": "dgseg.data.datasets.dark_zurich:DarkZurich",
+    "generated": "dgseg.data.datasets.generated:Generated",
+    "road_anomaly": "dgseg.data.datasets.anomaly:RoadAnomaly",
+    "smiyc_ra21": "dgseg.data.datasets.anomaly:RoadAnomaly21",
+    "smiyc_ro21": "dgseg.data.datasets.anomaly:RoadObstacle21",
+    "acdc_poc": "dgseg.data.datasets.acdc_poc:ACDCPOC",
+    "muad": "dgseg.data.datasets.muad:MUAD",
+    "folder": "dgseg.data.datasets.folder:Folder",
+    "streets": "dgseg.data.streets:Streets",
+    "packed": "dgseg.data.pack:Packed",
+}
+
+
+def dataset_class(name: str) -> type[Dataset]:
+    known = name.lower().replace("-", "_")
+    if known not in DATASETS:
+        near = get_close_matches(known, DATASETS, 3, 0.4)
+        raise DataError(
+            f"there is no dataset {name!r}; did you mean {' or '.join(near) if near else ', '.join(DATASETS)}?"
+        )
+    module, _, attribute = DATASETS[known].partition(":")
+    found: type[Dataset] = getattr(import_module(module), attribute)
+    return found
+
+
+def open_dataset(name: str, root: Path | str | None, split: str | None = None, **options: Any) -> Dataset:
+    """`root` is None for streets, which takes `domain` instead."""
+    kind = dataset_class(name)
+    accepted = _options(kind)
+    for option in options:
+        if option not in accepted:
+            near = get_close_matches(option, accepted, 1)
+            hint = f"did you mean {near[0]}?" if near else f"its options: {', '.join(sorted(accepted))}"
+            raise DataError(f"{name} has no option {option!r}; {hint}")
+    if split is not None:
+        options["split"] = split
+    if "root" not in accepted:
+        if root is not None:
+            raise DataError(f"{name} has no files; leave the folder {root} out")
+        return kind(**options)
+    if root is None:
+        raise DataError(f"{name} needs the folder that its files lie in: {name}=PATH")
+    return kind(root, **options)  # type: ignore[call-arg]
+
+
+def from_spec(text: str, **options: Any) -> Dataset:
+    """`name=path[@split][,option=value …]`; `options` are added to those of the specification."""
+    spec = parse_spec(text)
+    if "root" not in _options(dataset_class(spec.name)):
+        return open_dataset(spec.name, None, spec.split, **{"domain": spec.path, **spec.options, **options})
+    return open_dataset(spec.name, spec.path, spec.split, **{**spec.options, **options})
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    path: str
+    split: str | None
+    options: dict[str, Value]
+
+
+def parse_spec(text: str) -> Spec:
+    form = "write name=path[@split][,option=value], as in cityscapes=/data/cityscapes@val"
+    name, found, rest = text.partition("=")
+    where, *pairs = rest.split(",")
+    if not found or not name or not where:
+        raise DataError(f"{text!r} names no dataset; {form}")
+    path, marked, split = where.rpartition("@")
+    if not marked or "/" in split:  # an @ in a folder's name
+        path, split = where, ""
+    elif not path or not split:
+        raise DataError(f"{text!r}: on the two sides of @ stand a folder and a split; {form}")
+    options: dict[str, Value] = {}
+    for pair in pairs:
+        option, equals, value = pair.partition("=")
+        if not equals or not option or not value:
+            raise DataError(f"{text!r}: {pair!r} is no option=value; {form}")
+        options[option] = _value(value)
+    return Spec(name, path, split or None, options)
+
+
+def _options(kind: type[Dataset]) -> set[str]:
+    """The parameters of its constructor, and of those that its **options go on to."""
+    names: set[str] = set()
+    for owner in kind.__mro__:
+        if "__init__" in vars(owner):
+            parameters = inspect.signature(vars(owner)["__init__"]).parameters
+            names |= {name for name, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
+            if len(parameters) == len([p for p in parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]):
+                break
+    return names - {"self"}
+
+
+def _value(text: str) -> Value:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"\d+x\d+", text):
+        height, width = text.split("x")
+        return int(height), int(width)
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?\d+\.\d+", text) else text

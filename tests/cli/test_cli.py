@@ -1,0 +1,44 @@
+"""Every verb answers --help, and `dgseg --help` answers before torch is loaded."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
+import pytest
+
+from dgseg.cli import VERBS, main
+
+
+def leaves(verbs: Mapping[str, tuple[str, str]], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for verb, (name, _) in verbs.items():
+        module = import_module(name)
+        if hasattr(module, "VERBS"):
+            yield (*path, verb)
+            yield from leaves(module.VERBS, (*path, verb))
+        else:
+            yield (*path, verb)
+
+
+@pytest.mark.parametrize("path", list(leaves(VERBS)), ids=" ".join)
+def test_help(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit:
+        main([*path, "--help"])
+    assert exit.value.code == 0
+    assert f"usage: dgseg {' '.join(path)}" in capsys.readouterr().out
+
+
+def test_help_and_version_load_no_torch():
+    code = (
+        "import sys\nfrom dgseg.cli import main\nfor argv in (['--help'], ['--version'], ['data', '--help']):\n"
+        "    try: main(argv)\n    except SystemExit as exit: assert exit.code == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_an_unknown_verb_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit:
+        main(["dance"])
+    assert exit.value.code == 2
+    assert "dance" in capsys.readouterr().err
