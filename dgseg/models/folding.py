@@ -14,21 +14,21 @@ TOLERANCE = 1e-4  # of a map's largest magnitude
 
 def _pairs(model: SegmentationModel, images: Tensor) -> tuple[list[tuple[str, str]], Prediction]:
     """(convolution, its normalisation), found by running the model: what a normalisation received was the very tensor
-    that one convolution made. Layers that meet several partners are left alone."""
-    made_by: dict[int, str] = {}
+    that one convolution made, unaltered. Layers that meet several partners are left alone."""
+    made_by: dict[tuple[int, int], str] = {}  # by the tensor's identity and version
     alive: list[Tensor] = []  # an id is only one tensor's while that tensor lives
     partners: dict[str, set[str]] = {}
 
     def convolved(name: str) -> None:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            made_by[id(output)] = name
+            made_by[id(output), output._version] = name
             alive.append(output)
 
         hooks.append(model.get_submodule(name).register_forward_hook(hook))
 
     def normalised(name: str) -> None:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            partner = made_by.get(id(inputs[0]), "")
+            partner = made_by.get((id(inputs[0]), inputs[0]._version), "")
             partners.setdefault(name, set()).add(partner)
             partners.setdefault(partner, set()).add(name)
 
