@@ -36,7 +36,7 @@ def _pairs(model: SegmentationModel, images: Tensor) -> tuple[list[tuple[str, st
 
     hooks: list[torch.utils.hooks.RemovableHandle] = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
+        if type(module) is nn.Conv2d:  # a subclass may use its weight in ways of its own
             convolved(name)
         elif isinstance(module, _BatchNorm) and module.track_running_stats:
             normalised(name)
