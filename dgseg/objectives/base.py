@@ -114,6 +114,11 @@ class Objective(nn.Module, ABC):
         return self
 
 
+def weighted(loss: Tensor, weight: float) -> Tensor:
+    # Not times 1: inductor leaves that out, and what it then returns beside loss.detach() has lost its gradient.
+    return loss if weight == 1 else loss * weight
+
+
 def trainable(labels: Tensor) -> Tensor:
     """Out-of-distribution pixels train no class: for the operators they are void. The batch keeps its own."""
     return labels.masked_fill(labels == OUT_OF_DISTRIBUTION, VOID)

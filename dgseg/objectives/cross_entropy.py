@@ -14,7 +14,7 @@ from dgseg.data.labels import VOID
 from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Box, Prediction
-from dgseg.objectives.base import ORIGINAL, ImageLosses, Objective, StepContext, trainable
+from dgseg.objectives.base import ORIGINAL, ImageLosses, Objective, StepContext, trainable, weighted
 from dgseg.ops import entropy_weighted_cross_entropy
 
 
@@ -84,7 +84,7 @@ class CrossEntropy(Objective):
         self._metrics = {"unweighted": main.loss.detach()}
         if bands is not None:
             self._metrics["band_entropy"] = main.band_entropy
-        terms = {self.name: main.loss * (self.weight * prediction.extra.get("weight", 1.0))}
+        terms = {self.name: weighted(main.loss, self.weight * prediction.extra.get("weight", 1.0))}
         for number, aux in enumerate(prediction.aux, start=1):
             if aux.box is None:
                 own_labels, own_bands = labels, bands
@@ -93,7 +93,7 @@ class CrossEntropy(Objective):
                 own_labels = cropped(labels, aux.box)
                 own_bands = self.bands(own_labels)
             loss = entropy_weighted_cross_entropy(aux.logits, own_labels, own_bands, **options).loss
-            terms[f"{self.name}/aux{number}"] = loss * (self.weight * aux.weight)
+            terms[f"{self.name}/aux{number}"] = weighted(loss, self.weight * aux.weight)
             self._metrics[f"aux{number}_unweighted"] = loss.detach()
         self._image_losses = ImageLosses(main.per_image, (labels != VOID).flatten(1).any(1))
         return terms

@@ -15,7 +15,7 @@ from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.build import build
 from dgseg.models.prediction import Prediction
-from dgseg.objectives.base import Objective, StepContext
+from dgseg.objectives.base import Objective, StepContext, weighted
 from dgseg.ops.prototype_info_nce.reference import mean_over_ranks
 
 # traffic light, traffic sign, person, rider, car, truck, bus, train, motorcycle, bicycle
@@ -100,7 +100,7 @@ class FeatureDistance(Objective):
         distance = torch.linalg.vector_norm(difference.masked_fill(~mask[:, None], 0.0), dim=1)
         loss = mean_over_ranks(distance.sum(), mask.sum(), context.group)
         self._metrics = {"unweighted": loss.detach(), "cells": mask.sum()}
-        return {self.name: loss * self.weight}
+        return {self.name: weighted(loss, self.weight)}
 
     @torch.no_grad()
     def anchor(self, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from dgseg.data.labels import VOID
 from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
-from dgseg.objectives.base import ORIGINAL, Objective, ParameterGroup, StepContext, trainable
+from dgseg.objectives.base import ORIGINAL, Objective, ParameterGroup, StepContext, trainable, weighted
 from dgseg.objectives.pixels import capped, feature_channels, nearest
 from dgseg.ops import boundary_bands, prototype_ema_, prototype_info_nce
 
@@ -146,7 +146,7 @@ class PrototypeContrast(Objective):
                 sample_ids=batch.draws,
                 group=context.group,
             )
-        return {self.name: loss * self.weight}
+        return {self.name: weighted(loss, self.weight)}
 
     def features(self, prediction: Prediction) -> Tensor:
         if self.feature not in prediction.features:
