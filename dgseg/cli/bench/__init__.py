@@ -2,4 +2,5 @@
 
 VERBS = {
     "ops": ("dgseg.cli.bench.ops", "the fused operators"),
+    "step": ("dgseg.cli.bench.step", "what FLEX-Seg costs in a training step"),
 }
