@@ -15,6 +15,7 @@ from dgseg.bench.case import OURS
 from dgseg.bench.ops import Result, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
 
 
 def _cpu_model() -> str:
@@ -35,15 +36,16 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def header(settings: Settings) -> dict[str, Any]:
+def machine(device: torch.device = CPU) -> dict[str, Any]:
+    """Where and with what something was measured."""
     hardware: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    if settings.device.type == "cuda":
-        properties = torch.cuda.get_device_properties(settings.device)
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
         hardware |= {"gpu": properties.name, "compute_capability": f"{properties.major}.{properties.minor}"}
         hardware["gpu_memory_gb"] = round(properties.total_memory / 2**30, 1)
     versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
@@ -65,6 +67,11 @@ def header(settings: Settings) -> dict[str, Any]:
         "commit": commit,
         "uncommitted_changes": bool(_git("status", "--porcelain")) if commit else None,
         "environment": {name: os.environ[name] for name in ("DGSEG_BACKEND", "DGSEG_ISA") if name in os.environ},
+    }
+
+
+def header(settings: Settings) -> dict[str, Any]:
+    return machine(settings.device) | {
         "settings": {
             "device": str(settings.device),
             "rounds": settings.rounds,

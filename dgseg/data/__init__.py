@@ -8,6 +8,18 @@ Loader   all three -> Batch
 
 from dgseg.data.dataset import Dataset
 from dgseg.data.datasets import from_spec, open_dataset
-from dgseg.data.sample import Batch, Draw, Sample
+from dgseg.data.loader import Loader, Target
+from dgseg.data.sample import Batch, Box, Draw, LazySample, Sample
 
-__all__ = ["Batch", "Dataset", "Draw", "Sample", "from_spec", "open_dataset"]
+__all__ = [
+    "Batch",
+    "Box",
+    "Dataset",
+    "Draw",
+    "LazySample",
+    "Loader",
+    "Sample",
+    "Target",
+    "from_spec",
+    "open_dataset",
+]

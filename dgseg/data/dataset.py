@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dgseg.data.labels import NUM_CLASSES
-from dgseg.data.sample import Sample
+from dgseg.data.sample import LazySample, Sample
 
 
 class DataError(ValueError):
@@ -46,6 +46,10 @@ class Dataset(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
+
+    def lazy(self, index: int) -> Sample | LazySample:
+        """The same sample for augmentation: where decoding a part is cheaper than all, the image stays undecoded."""
+        return self[index]
 
     @abstractmethod
     def class_pixels(self) -> npt.NDArray[np.int64]:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class Box(NamedTuple):
+    """A part of an image, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """[..., H, W] -> [..., height, width], a view."""
+        return tensor[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,35 @@ class Sample:
     @property
     def size(self) -> tuple[int, int]:
         return self.image.shape[-2], self.image.shape[-1]
+
+    def crop(self, box: Box) -> Sample:
+        return Sample(
+            box.of(self.image),
+            None if self.label is None else box.of(self.label),
+            self.id,
+            {name: box.of(each) for name, each in self.extra.items()},
+        )
+
+    def whole(self) -> Sample:
+        return self
+
+
+@dataclass(frozen=True)
+class LazySample:
+    """A sample whose image is still compressed: a crop is chosen by the label, and only its pixels are decoded.
+    Whatever takes a Sample for augmentation takes this too; `whole` makes a plain one of it."""
+
+    label: Tensor | None
+    id: str
+    size: tuple[int, int]
+    decode: Callable[[Box], tuple[Tensor, dict[str, Tensor]]]  # image and extra maps of that part
+
+    def crop(self, box: Box) -> Sample:
+        image, extra = self.decode(box)
+        return Sample(image, None if self.label is None else box.of(self.label), self.id, extra)
+
+    def whole(self) -> Sample:
+        return self.crop(Box(0, 0, *self.size))
 
 
 @dataclass(frozen=True, slots=True)

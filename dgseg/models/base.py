@@ -1,11 +1,12 @@
 """What all models share: the input's convention, size checks, and what `build` needs to know."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from dgseg.models.checkpointing import checkpointed
 from dgseg.models.prediction import Prediction
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -19,12 +20,26 @@ class SegmentationModel(nn.Module, ABC):
     # (x - mean) / std of RGB values in 0..1. A model with another convention (BGR, 0..255) overrides `normalise`.
     mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
     std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
-    multiple: ClassVar[int] = 1  # sides that the network handles exactly; inference pads to it and crops back
+    multiple: int = 1  # sides that the network handles exactly; inference pads to it and crops back
     minimum: ClassVar[int] = 32  # the smallest side
+    architecture: str = ""  # the name that `build` knows the model by; saved with its weights
+    align_corners: ClassVar[bool] = False  # of the upsampling of logits, as the model's published evaluation does it
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.checkpointing = False
+
+    def checkpoint_stages(self, on: bool = True) -> Self:
+        """Trade time for memory: with it on, training keeps the activations between stages only."""
+        self.checkpointing = on
+        return self
+
+    def stage(self, module: nn.Module, *inputs: Any) -> Any:
+        """How `predict` calls each stage, so that it can be checkpointed."""
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpointed(module, *inputs)
+        return module(*inputs)
 
     def normalise(self, images: Tensor) -> Tensor:
         # Two constants, made on the device: no buffers, hence nothing in a state dict, and meta builds stay cheap.
@@ -47,6 +62,11 @@ class SegmentationModel(nn.Module, ABC):
         if images.dtype == torch.uint8:
             images = self.normalise(images)
         return self.predict(images, seed=seed, step=step)
+
+    def published_surplus(self, height: int, width: int) -> tuple[int, int]:
+        """Parameters and multiply-accumulates that the published counts hold and this model does without: what a
+        profile adds to stand beside a paper's table."""
+        return 0, 0
 
     @abstractmethod
     def predict(self, images: Tensor, *, seed: int, step: int) -> Prediction: ...

@@ -26,4 +26,4 @@ class Prediction(NamedTuple):
     logits: Tensor  # [N, C, h, w] at the model's own resolution: nobody upsamples, the operators do it inside
     features: dict[str, Tensor]  # stage1 … stage4, decoder, pre_classifier: those that the model has
     aux: list[Aux]  # empty in eval mode
-    extra: dict[str, Any]
+    extra: dict[str, Any]  # of one architecture alone; "weight": of the loss on logits where it is not 1

@@ -1,0 +1,166 @@
+"""Finding out what a checkpoint is, and putting it into a model."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dgseg.models.weights.format import Format, State
+from dgseg.models.weights.reading import WeightsError, bare, read
+
+# Modules of this package; each has a list FORMATS.
+FORMAT_MODULES = ("torchvision", "adaptsegnet", "robustnet", "mit", "resnet_v1c")
+OWN = "own keys"
+
+
+@dataclass
+class LoadReport:
+    """Keys by what became of them: the model's own names where it has one, the file's names otherwise."""
+
+    format: str
+    loaded: list[str] = field(default_factory=list)
+    reshaped: list[str] = field(default_factory=list)  # loaded too: a 1x1 convolution for a linear layer, or back
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)  # "key: file's shape -> model's shape"
+    ignored: list[str] = field(default_factory=list)  # of no use to this model, by the format's definition
+
+    def __str__(self) -> str:
+        parts = [f"{len(keys)} {name}" for name, keys in vars(self).items() if name != "format"]
+        return f"{self.format}: {', '.join(parts)}"
+
+
+class _Reading(NamedTuple):
+    """One way to understand a file."""
+
+    format: str
+    state: State
+    ignored: list[str]
+
+
+def formats() -> list[Format]:
+    modules = [import_module(f"dgseg.models.weights.{name}") for name in FORMAT_MODULES]
+    return [each for module in modules for each in module.FORMATS]
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool = True) -> LoadReport:
+    """Put a file's weights into a model, which may still be on the meta device.
+
+    strict: every key of the model must be found, every key of the file used, every shape fit. Without it what does not
+    fit is left as it is and listed in the report.
+    """
+    path = Path(path)
+    state, metadata = read(path)
+    own = model.state_dict()
+    # The reading that fits best; among equals the one that leaves least over.
+    best = max(_readings(state, model), key=lambda r: (len(own.keys() & r.state.keys()), -len(r.state)))
+    if 2 * len(own.keys() & best.state.keys()) < len(best.state):
+        raise WeightsError(_stranger(model, path, state, metadata))
+
+    report = LoadReport(best.format, ignored=best.ignored)
+    fitting = dict(_fit(best.state, own, report))
+    # Files older than the counter lack it; batch norms with a momentum never read it.
+    report.missing = [key for key in own if key not in best.state and not key.endswith("num_batches_tracked")]
+    if strict and (report.missing or report.unexpected or report.mismatched):
+        raise WeightsError(_complaint(path, report))
+    on_meta = any(tensor.is_meta for tensor in own.values())
+    model.load_state_dict(fitting, strict=False, assign=on_meta)
+    return report
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """The weights as safetensors, written aside and renamed into place."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"weights are saved as .safetensors; {path.name} is another kind of file")
+    # Tied weights are written twice: safetensors takes no shared memory.
+    seen: set[int] = set()
+    state = {}
+    for key, tensor in model.state_dict().items():
+        cpu = tensor.detach().cpu().contiguous()
+        state[key] = cpu.clone() if cpu.data_ptr() in seen else cpu
+        seen.add(cpu.data_ptr())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    save_file(state, aside, metadata={"format": "pt", "architecture": getattr(model, "architecture", "")})
+    aside.replace(path)
+
+
+def _readings(state: State, model: nn.Module) -> Iterator[_Reading]:
+    yield _Reading(OWN, state, [])
+    stripped, copies = bare(state)
+    yield _Reading(OWN, stripped, copies)
+    for each in formats():
+        if each.recognises(set(stripped)):
+            kept = {key: tensor for key, tensor in stripped.items() if not key.startswith(each.ignores or "\0")}
+            dropped = [key for key in stripped if key not in kept]
+            yield _Reading(each.name, each.translate(kept, model), copies + dropped)
+
+
+def _fit(state: State, own: State, report: LoadReport) -> Iterator[tuple[str, Tensor]]:
+    for key, tensor in state.items():
+        if key not in own:
+            report.unexpected.append(key)
+            continue
+        mine = own[key]
+        if tensor.shape != mine.shape:
+            if not _same_but_for_ones(tensor, mine):
+                report.mismatched.append(f"{key}: {list(tensor.shape)} -> {list(mine.shape)}")
+                continue
+            tensor = tensor.reshape(mine.shape)
+            report.reshaped.append(key)
+        report.loaded.append(key)
+        yield key, tensor.to(mine.dtype)
+
+
+def _same_but_for_ones(a: Tensor, b: Tensor) -> bool:
+    """[O, I] beside [O, I, 1, 1]."""
+    shorter, longer = sorted((list(a.shape), list(b.shape)), key=len)
+    return longer[: len(shorter)] == shorter and all(size == 1 for size in longer[len(shorter) :])
+
+
+def _complaint(path: Path, report: LoadReport) -> str:
+    lines = [f"{path} ({report.format}) does not fit the model: {report}"]
+    kinds = {"missing": report.missing, "unexpected": report.unexpected, "mismatched": report.mismatched}
+    lines += [f"  {name}: {_some(keys)}" for name, keys in kinds.items() if keys]
+    if report.mismatched:
+        lines.append("  another number of classes? build the model with the checkpoint's num_classes")
+    return "\n".join([*lines, "  strict=False loads what fits and leaves the rest as it is"])
+
+
+def _some(keys: Iterable[str], most: int = 8) -> str:
+    keys = list(keys)
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+
+def _stranger(model: nn.Module, path: Path, state: State, metadata: dict[str, str]) -> str:
+    wanted = getattr(model, "architecture", "") or type(model).__name__
+    stripped, _ = bare(state)
+    looks = metadata.get("architecture") or next((f.name for f in formats() if f.recognises(set(stripped))), None)
+    looks = looks or _nearest_model(set(stripped))
+    return (
+        f"{path} is no checkpoint of {wanted}: it looks like {looks or f'none that is known; it holds {_some(state)}'}"
+    )
+
+
+def _nearest_model(keys: set[str]) -> str | None:
+    """Only for an error message, so it may build every model, without memory, to compare."""
+    from dgseg.models.build import MODELS, build
+
+    shares: dict[str, float] = {}
+    for name in MODELS:
+        try:
+            with torch.device("meta"):
+                own = set(build(name).state_dict())
+        except ImportError:  # of a library that this machine lacks
+            continue
+        shares[name] = len(own & keys) / len(own | keys)
+    best = max(shares, key=shares.__getitem__, default=None)
+    return best if best and shares[best] > 0.5 else None
