@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dgseg.bench import inputs, memory
 from dgseg.bench.plain_flex_seg import PlainCrossEntropy, PlainFlexSeg
-from dgseg.bench.timing import Times, interleave
+from dgseg.bench.timing import Times, clock, interleave
 from dgseg.data.sample import Batch
 from dgseg.models import build
 from dgseg.models.prediction import Prediction
@@ -125,6 +125,17 @@ def whole_step(model: nn.Module, module: nn.Module, data: Batch) -> Callable[[],
     return run
 
 
+def taken_in_turns(runs: dict[str, Callable[[], Any]], device: torch.device, rounds: int) -> dict[str, Times]:
+    """One sample a turn and one warm-up for all: a step of a large model takes many seconds."""
+    timer = clock(device)
+    next(iter(runs.values()))()
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            samples[name].append(timer.sample(run))
+    return {name: Times.of(found) for name, found in samples.items()}
+
+
 def disagreement(runs: dict[str, Callable[[], Any]]) -> str | None:
     """After two steps, so that the bank has been filled by the first. Ours and torch's must say the same."""
     for ours, theirs in ((PLAIN_CE, TORCH_CE), (FLEX_SEG, TORCH_FLEX_SEG)):
@@ -156,7 +167,7 @@ def run_case(case: StepCase, device: torch.device, loss_rounds: int, step_rounds
     else:
         peaks = {name: sorted(memory.peak_extra(run, device) for _ in range(3))[1] for name, run in losses.items()}
     steps = {name: whole_step(model, module, data) for name, module in modules.items()}
-    step_times = interleave(steps, device, step_rounds)
+    step_times = taken_in_turns(steps, device, step_rounds)
     return StepResult(case, loss_times, step_times, peaks, notes)
 
 
