@@ -150,7 +150,14 @@ def disagreement(runs: dict[str, Callable[[], Any]]) -> str | None:
     return None
 
 
-def run_case(case: StepCase, device: torch.device, loss_rounds: int, step_rounds: int) -> StepResult:
+def run_case(
+    case: StepCase,
+    device: torch.device,
+    loss_rounds: int,
+    step_rounds: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> StepResult:
+    """say: is told what is done and what comes, because the steps of a large model take long."""
     torch.manual_seed(0)
     model = build(case.model).to(device).train()
     data = batch(case, device)
@@ -161,6 +168,8 @@ def run_case(case: StepCase, device: torch.device, loss_rounds: int, step_rounds
     if wrong := disagreement(losses):
         raise RuntimeError(f"no speed is reported: {wrong}")
     loss_times = interleave(losses, device, loss_rounds)
+    medians = "; ".join(f"{name} {times.median * 1e3:.1f}" for name, times in loss_times.items())
+    say(f"{case.model}: terms and gradients agree; loss parts in ms: {medians}. Now the steps …")
     notes, peaks = [], {}
     if reason := memory.why_not(device):
         notes.append(reason)

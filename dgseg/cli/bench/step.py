@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
 
 
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
 def main(arguments: argparse.Namespace) -> int:
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -41,8 +45,8 @@ def main(arguments: argparse.Namespace) -> int:
         case = step.CASES[name]
         if arguments.dim:
             case = dataclasses.replace(case, dim=arguments.dim)
-        results.append(step.run_case(case, device, arguments.rounds, arguments.steps))
-        print(step.text(results[-1]), flush=True)
+        results.append(step.run_case(case, device, arguments.rounds, arguments.steps, say))
+        say(step.text(results[-1]))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         found = header | {"unit": "seconds, bytes", "results": [step.as_json(result) for result in results]}
