@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import textwrap
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dgseg.bench.ops import Result, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
+OPERATOR_PEERS = (("opencv", "opencv-python-headless"), ("torchmetrics", "torchmetrics"))
 
 
 def _cpu_model() -> str:
@@ -36,8 +38,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def machine(device: torch.device = CPU) -> dict[str, Any]:
-    """Where and with what something was measured."""
+def machine(device: torch.device = CPU, libraries: Sequence[tuple[str, str]] = OPERATOR_PEERS) -> dict[str, Any]:
+    """Where and with what something was measured; libraries: (name, distribution) of those that matter beside torch."""
     hardware: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -52,8 +54,7 @@ def machine(device: torch.device = CPU) -> dict[str, Any]:
     for module, distribution in [
         ("triton", "triton"),
         ("numpy", "numpy"),
-        ("opencv", "opencv-python-headless"),
-        ("torchmetrics", "torchmetrics"),
+        *libraries,
         ("dgseg", "dgseg"),
     ]:
         try:
@@ -90,7 +91,7 @@ def header_text(found: dict[str, Any]) -> str:
     commit += " + changes" if found["uncommitted_changes"] else ""
     software = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     forced = "".join(f", {name}={value}" for name, value in found["environment"].items())
-    return f"{where}\n{software}, {commit}{forced}\n"
+    return "\n".join([where, *textwrap.wrap(f"{software}, {commit}{forced}", 118), ""])
 
 
 def _milliseconds(seconds: float) -> str:

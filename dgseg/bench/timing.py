@@ -1,5 +1,6 @@
 """Interleaved timing: A B C A B C ..., so that a machine that slows down slows everyone."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -25,12 +26,17 @@ class Times:
     median: float
     least: float
     p90: float
+    p95: float
     samples: int
 
     @classmethod
     def of(cls, samples: list[float]) -> "Times":
         ordered = sorted(samples)
-        return cls(statistics.median(ordered), ordered[0], ordered[int(0.9 * (len(ordered) - 1))], len(ordered))
+
+        def percentile(share: float) -> float:
+            return ordered[math.ceil(share * (len(ordered) - 1))]
+
+        return cls(statistics.median(ordered), ordered[0], percentile(0.9), percentile(0.95), len(ordered))
 
 
 class Clock(Protocol):
@@ -77,13 +83,39 @@ class CudaClock:
         return float(start.elapsed_time(stop)) * 1e-3
 
 
+class LatencyClock:
+    """From the call to its result: on a GPU with the launches, and with the wait for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+
+    def settle(self, run: Run) -> None:
+        time.sleep(PAUSE_S)
+        run()
+
+    def sample(self, run: Run) -> float:
+        self._wait()
+        start = time.perf_counter_ns()
+        result = run()
+        self._wait()
+        stop = time.perf_counter_ns()
+        del result
+        return (stop - start) * 1e-9
+
+    def _wait(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+
 def clock(device: torch.device) -> Clock:
     return CudaClock(device) if device.type == "cuda" else CpuClock()
 
 
-def interleave(runs: Mapping[str, Run], device: torch.device, rounds: int) -> dict[str, Times]:
-    """Every run must have been warmed up (compiled, allocated) by its caller."""
-    timer = clock(device)
+def interleave(
+    runs: Mapping[str, Run], device: torch.device, rounds: int, timer: Clock | None = None
+) -> dict[str, Times]:
+    """Every run must have been warmed up (compiled, allocated) by its caller. timer: by default the device's."""
+    timer = timer or clock(device)
     samples: dict[str, list[float]] = {name: [] for name in runs}
     per_visit = dict.fromkeys(runs, 1)
     for _ in range(rounds):

@@ -21,7 +21,7 @@ class SegmentationModel(nn.Module, ABC):
     mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
     std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
     multiple: int = 1  # sides that the network handles exactly; inference pads to it and crops back
-    minimum: ClassVar[int] = 32  # the smallest side
+    minimum: int = 32  # the smallest side
     architecture: str = ""  # the name that `build` knows the model by; saved with its weights
     align_corners: ClassVar[bool] = False  # of the upsampling of logits, as the model's published evaluation does it
 

@@ -58,11 +58,8 @@ class BiSeNetMini(SegmentationModel):
         self.attention = Attention(decoder)
         self.fuse = ConvNormReLU(decoder, decoder)
         self.classifier = nn.Conv2d(decoder, num_classes, 1)
-        aux_classifier = nn.Conv2d(decoder, num_classes, 1)
-        self.aux3 = nn.Sequential(ConvNormReLU(4 * w, decoder), aux_classifier)
+        self.aux3 = nn.Sequential(ConvNormReLU(4 * w, decoder), nn.Conv2d(decoder, num_classes, 1))
         self.apply(kaiming_init)
-        for classifier in (self.classifier, aux_classifier):  # the first loss is that of equal odds
-            nn.init.normal_(classifier.weight, std=0.01)
 
     def predict(self, images: Tensor, *, seed: int, step: int) -> Prediction:
         stage1 = self.stage(self.stage1, self.stem(images))

@@ -48,6 +48,8 @@ def _half(side: int) -> int:
     return (side + 1) // 2
 
 
+SMALL_VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3, "rank": 2, "dropout": 0.0, "decoder": 16}
+
 TINY: dict[str, Tiny] = {
     "bisenet_mini": Tiny(
         stride=4,
@@ -93,6 +95,45 @@ TINY: dict[str, Tiny] = {
         aux=1,
         slow_to_compile=True,
     ),
+    "mask2former_r50": Tiny(
+        stride=4,
+        features=STAGES | {"decoder", "pre_classifier"},
+        options={
+            "backbone": {
+                "embedding_size": 8,
+                "hidden_sizes": [16, 16, 32, 32],
+                "depths": [1, 1, 1, 1],
+                "layer_type": "basic",
+            },
+            "feature_size": 64,
+            "mask_feature_size": 32,
+            "hidden_dim": 64,
+            "encoder_feedforward_dim": 32,
+            "dim_feedforward": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 3,
+            "num_attention_heads": 4,
+            "num_queries": 10,
+            "train_num_points": 256,
+        },
+        aux=2,
+        millions=44.01,
+        slow_to_compile=True,
+    ),
+    "vit_small_dinov2": Tiny(
+        stride=14,
+        features={"stage3", "stage4", "decoder", "pre_classifier"},
+        options=SMALL_VIT | {"img_size": 56},
+        odd_size=(71, 97),
+    ),
+    "vit_small_dinov3": Tiny(
+        stride=16, features={"stage3", "stage4", "decoder", "pre_classifier"}, options=SMALL_VIT | {"img_size": 64}
+    ),
+    **{
+        f"vit_{size}_{family}": Tiny(stride=stride, features=set(), size_of=f"vit_small_{family}")
+        for size in ("base", "large")
+        for family, stride in (("dinov2", 14), ("dinov3", 16))
+    },
 }
 
 # One block a stage instead of the published depths; no dropout, so that two runs compare.

@@ -4,4 +4,5 @@ VERBS = {
     "data": ("dgseg.cli.bench.data", "from disk to batches"),
     "evaluation": ("dgseg.cli.bench.evaluation", "scoring, for a model that costs nothing"),
     "ops": ("dgseg.cli.bench.ops", "the fused operators"),
+    "step": ("dgseg.cli.bench.step", "what FLEX-Seg costs in a training step"),
 }

@@ -1,0 +1,56 @@
+"""What the verbs that take a model by name share."""
+
+import argparse
+import ast
+from pathlib import Path
+from typing import Any
+
+from dgseg.models import build
+from dgseg.models.base import SegmentationModel
+
+
+def size(text: str) -> tuple[int, int]:
+    height, times, width = text.partition("x")
+    if not (times and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"a size is HEIGHTxWIDTH, as 512x1024; this is {text!r}")
+    return int(height), int(width)
+
+
+def option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"an option is name=value; this is {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size", type=size, default=(512, 1024), metavar="HxW", help="of the image (default: 512x1024)"
+    )
+    parser.add_argument("--num-classes", type=int, default=19, help="(default: 19)")
+    parser.add_argument(
+        "--set",
+        type=option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="options",
+        help="an option of the model's own, as rank=8; may be repeated",
+    )
+
+
+def built(name: str, arguments: argparse.Namespace, weights: Path | None = None) -> SegmentationModel:
+    """In eval mode; without weights its random values are the same every time."""
+    import torch
+
+    torch.manual_seed(0)
+    model = build(name, arguments.num_classes, **dict(arguments.options))
+    if weights is not None:
+        from dgseg.models import load_weights
+        from dgseg.models.lora import is_adapter, load_adapter
+
+        (load_adapter if is_adapter(weights) else load_weights)(model, weights)
+    return model.eval()

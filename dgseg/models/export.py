@@ -1,0 +1,169 @@
+"""Models for other runtimes: torch.export's file or ONNX. The graph takes a batch of images, uint8 RGB (normalised
+inside) or normalised floats, and gives low-resolution logits or a label map of the images' size."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgseg.models.base import SegmentationModel
+
+Format = Literal["torch-export", "onnx"]
+Output = Literal["logits", "labels"]
+Input = Literal["uint8", "float32"]
+TOLERANCE = 1e-4
+INPUT_NAME = "images"
+
+
+class Graph(nn.Module):
+    """What is exported: one tensor in, one tensor out."""
+
+    def __init__(self, model: SegmentationModel, output: Output) -> None:
+        super().__init__()
+        self.model = model
+        self.output = output
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images).logits
+        if self.output == "logits":
+            return logits
+        return _labels(_upsampled(self.model, logits, images))
+
+
+def _upsampled(model: SegmentationModel, logits: Tensor, images: Tensor) -> Tensor:
+    return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=model.align_corners)
+
+
+def _labels(logits: Tensor) -> Tensor:
+    return logits.argmax(1).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Exported:
+    path: Path
+    sizes: list[str]  # of the images that it was verified with
+    # The largest between its logits and ours, for labels by how much ours preferred another class; as a share of the
+    # largest logit where that is above 1.
+    difference: float
+
+    @property
+    def ok(self) -> bool:
+        return self.difference <= TOLERANCE
+
+
+def example(model: SegmentationModel, batch: int, height: int, width: int, input: Input, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+    return images if input == "uint8" else model.normalise(images)
+
+
+def _other_shape(model: SegmentationModel, height: int, width: int) -> tuple[int, int, int]:
+    return 2, height + model.multiple, width + 2 * model.multiple
+
+
+def _program(graph: Graph, height: int, width: int, input: Input, dynamic: bool) -> Any:
+    model = graph.model
+    if not dynamic:
+        return torch.export.export(graph, (example(model, 1, height, width, input),))
+    least, most = max(1, -(-model.minimum // model.multiple)), 16384 // model.multiple
+    sides: list[Any] = [torch.export.Dim(name, min=least, max=most) for name in ("rows", "columns")]
+    if model.multiple > 1:
+        sides = [model.multiple * side for side in sides]
+    shapes = ({0: torch.export.Dim("batch", min=1, max=1024), 2: sides[0], 3: sides[1]},)
+    try:
+        # A batch of one would be taken for a constant.
+        program = torch.export.export(graph, (example(model, 2, height, width, input),), dynamic_shapes=shapes)
+        program.module()(example(model, *_other_shape(model, height, width), input))
+    except Exception as error:  # of many kinds, most of them torch's own
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{type(model).__name__} cannot be exported for any size ({first}): leave dynamic out to export it for one"
+        ) from error
+    return program
+
+
+def runner(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
+    """Images in, output out, by the runtime that the file is for. A torch.export file may come from a stranger only
+    where a Python pickle may."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return lambda images: torch.from_numpy(session.run(None, {INPUT_NAME: images.numpy()})[0])
+    module = torch.export.load(path).module()
+
+    @torch.no_grad()
+    def run(images: Tensor) -> Tensor:
+        output: Tensor = module(images)
+        return output
+
+    return run
+
+
+def _difference(graph: Graph, run: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    found = run(images)
+    logits = graph.model(images).logits
+    scale = max(1.0, float(logits.abs().max()))
+    if graph.output == "logits":
+        return float((found - logits).abs().max()) / scale
+    logits = _upsampled(graph.model, logits, images)
+    theirs = logits.gather(1, found.long()[:, None])[:, 0]
+    return float((logits.amax(1) - theirs).max()) / scale
+
+
+@torch.no_grad()
+def export(
+    model: SegmentationModel,
+    path: Path,
+    to: Format,
+    *,
+    height: int,
+    width: int,
+    dynamic: bool = False,
+    output: Output = "logits",
+    input: Input = "uint8",
+) -> Exported:
+    """Writes the file and runs it beside the model: at this size, and where dynamic at another one, two at a time."""
+    if model.training:
+        raise ValueError("a model is exported in eval mode: call .eval()")
+    if height % model.multiple or width % model.multiple:
+        raise ValueError(
+            f"{type(model).__name__} takes sides that are multiples of {model.multiple}; {height}x{width} are not"
+        )
+    suffix = {"onnx": ".onnx", "torch-export": ".pt2"}[to]
+    if path.suffix != suffix:
+        raise ValueError(f"a file for {to} ends in {suffix}; this one is {path.name}")
+    graph = Graph(model, output).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about its own internals
+        program = _program(graph, height, width, input, dynamic)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if to == "onnx":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                program,
+                f=path,
+                input_names=[INPUT_NAME],
+                output_names=[output],
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+            )
+    else:
+        torch.export.save(program, path)
+    run = runner(path, torch.get_num_threads())
+    shapes = [(1, height, width)]
+    if dynamic:
+        shapes.append(_other_shape(model, height, width))
+    difference = max(
+        _difference(graph, run, example(model, *shape, input, seed=seed)) for seed, shape in enumerate(shapes, 1)
+    )
+    return Exported(path, ["x".join(map(str, shape)) for shape in shapes], difference)

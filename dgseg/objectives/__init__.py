@@ -1,0 +1,31 @@
+"""Predictions and a batch in, named loss terms out: one file per idea of the papers. README.md has the maths."""
+
+from dgseg.objectives.base import (
+    ORIGINAL,
+    ImageLosses,
+    Objective,
+    Objectives,
+    ParameterGroup,
+    StepContext,
+)
+from dgseg.objectives.boundary import BoundaryEmphasis, BoundaryEmphasisConfig
+from dgseg.objectives.cross_entropy import CrossEntropy, CrossEntropyConfig
+from dgseg.objectives.feature_distance import FeatureDistance, FeatureDistanceConfig
+from dgseg.objectives.prototypes import PrototypeContrast, PrototypeContrastConfig
+
+__all__ = [
+    "ORIGINAL",
+    "BoundaryEmphasis",
+    "BoundaryEmphasisConfig",
+    "CrossEntropy",
+    "CrossEntropyConfig",
+    "FeatureDistance",
+    "FeatureDistanceConfig",
+    "ImageLosses",
+    "Objective",
+    "Objectives",
+    "ParameterGroup",
+    "PrototypeContrast",
+    "PrototypeContrastConfig",
+    "StepContext",
+]
