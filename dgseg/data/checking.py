@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dgseg.data.dataset import CorruptFile
-from dgseg.data.decoding import verify_checksums
 from dgseg.data.files import FileDataset
 from dgseg.data.labels import NUM_CLASSES, OUT_OF_DISTRIBUTION, VOID
 from dgseg.data.parallel import each
@@ -42,7 +41,7 @@ class SplitReport:
     void: int
     out_of_distribution: int
     repeated: int  # images that occur more than once inside the split
-    contents: dict[bytes, str] = field(repr=False, default_factory=dict)
+    contents: dict[bytes, list[str]] = field(repr=False, default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -72,10 +71,11 @@ def check(
     train = [report for report in reports if report.split not in _HELD_OUT]
     held_out = [report for report in reports if report.split in _HELD_OUT]
     leaks = [
-        (source.contents[content], target.contents[content])
+        (copy, target.contents[content][0])
         for source in train
         for target in held_out
         for content in sorted(source.contents.keys() & target.contents.keys(), key=source.contents.__getitem__)
+        for copy in source.contents[content]
     ]
     return Report(reports, leaks)
 
@@ -84,7 +84,7 @@ def _check_split(dataset: FileDataset, workers: int | None, progress: Callable[[
     findings = each(_Scanner(dataset), len(dataset), workers=workers, progress=progress)
     good = np.array([finding.problem is None for finding in findings], np.bool_)
     values = np.zeros((len(findings), NUM_CLASSES + 2), np.int64)
-    contents: dict[bytes, str] = {}
+    contents: dict[bytes, list[str]] = {}
     bad = list(dataset.unpaired)
     sizes: Counter[tuple[int, int]] = Counter()
     for index, finding in enumerate(findings):
@@ -92,7 +92,7 @@ def _check_split(dataset: FileDataset, workers: int | None, progress: Callable[[
             bad.append((dataset.id(index), finding.problem))
             continue
         sizes[finding.size] += 1
-        contents.setdefault(finding.content, dataset.id(index))
+        contents.setdefault(finding.content, []).append(dataset.id(index))
         if finding.pixels is not None:
             values[index] = finding.pixels
     if dataset.labels and good.any():
@@ -121,11 +121,10 @@ class _Scanner:
     def __call__(self, index: int) -> Finding:
         dataset = self.dataset
         try:
-            verify_checksums(dataset.image_path(index))
+            dataset.verify_checksums(index)
             image = dataset.read_image(index)
             pixels = None
             if dataset.labels:
-                verify_checksums(dataset.label_path(index))
                 label, _ = dataset.read_label(index)
                 dataset.check_sizes(index, image, label)
                 pixels = count(label)[[*range(NUM_CLASSES), OUT_OF_DISTRIBUTION, VOID]]

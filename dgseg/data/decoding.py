@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dgseg.data.dataset import CorruptFile
 
 PNG = b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8\xff"
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # of a PNG, by its colour type
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -35,6 +36,7 @@ def read_ids(path: Path, *, oriented: bool = False) -> npt.NDArray[np.uint8] | n
     """The ids of a label map, [H, W]: palette indices, never their colours; of 16-bit colour the first channel."""
     with _complaints(path):
         data = path.read_bytes()
+        _refuse_jpeg(data)
         if _is_deep_colour(data):
             return _first_channel(data)
         with Image.open(BytesIO(data)) as image:
@@ -55,6 +57,8 @@ def read_ids(path: Path, *, oriented: bool = False) -> npt.NDArray[np.uint8] | n
 
 def read_colours(path: Path, *, oriented: bool = False) -> npt.NDArray[np.uint32]:
     """A label map in colours as 0xRRGGBB, [H, W]."""
+    with _complaints(path), path.open("rb") as file:
+        _refuse_jpeg(file.read(len(JPEG)))
     rgb = read_image(path, oriented=oriented).astype(np.uint32)
     return np.asarray(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], np.uint32)
 
@@ -79,6 +83,12 @@ def _complaints(path: Path) -> Iterator[None]:
     except _BROKEN as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise CorruptFile(path, f"cannot be read: {reason}") from error
+
+
+def _refuse_jpeg(data: bytes) -> None:
+    """Whatever its name says: near a border JPEG makes other ids of two, and many of those are valid."""
+    if data.startswith(JPEG):
+        raise ValueError("a JPEG, which changes ids; save label maps as PNG")
 
 
 def _narrowed(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.uint16]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from dgseg.data.dataset import CorruptFile, DataError, Dataset, DataWarning
-from dgseg.data.decoding import read_image
+from dgseg.data.decoding import read_image, verify_checksums
 from dgseg.data.ids import Ids
 from dgseg.data.listing import Alternatives, list_pairs
 from dgseg.data.lists import read_list
@@ -137,6 +137,13 @@ class FileDataset(Dataset):
                 "unpack both again, or quarantine the pair (dgseg data check --quarantine)",
             )
 
+    def verify_checksums(self, index: int) -> None:
+        """Of the image and, with labels, of the label: what decoders pass over."""
+        with self._naming_itself():
+            verify_checksums(self.image_path(index))
+            if self.labels:
+                verify_checksums(self.label_path(index))
+
     @contextmanager
     def _naming_itself(self) -> Iterator[None]:
         try:
@@ -167,12 +174,22 @@ class FileDataset(Dataset):
             ids: Ids = layout.ids
             state.update(ids.raw.tobytes() + ids.train.tobytes() + repr((ids.colours, ids.rest)).encode())
         for index in range(len(self)):
-            status = self.label_path(index).stat()
-            state.update(b"%d %d\n" % (status.st_size, status.st_mtime_ns))
+            try:
+                status = self.label_path(index).stat()
+            except OSError:  # a dangling link: named when it is read
+                state.update(b"absent\n")
+            else:
+                state.update(b"%d %d\n" % (status.st_size, status.st_mtime_ns))
         return state.hexdigest()[:32]
 
     def _leave_out(self, path: Path | str) -> None:
         listed = read_list(path).ids
+        strangers = sorted(sample for sample in listed if not sample.startswith(f"{self.name}/"))
+        if strangers:
+            raise DataError(
+                f"{self.name}: {path} lists {strangers[0]}, which is of another dataset; name the quarantine that "
+                f"`dgseg data check {self.name}` wrote"
+            )
         kept = np.array([sample not in listed for sample in self.ids()], np.bool_)
         unpaired = tuple(pair for pair in self._list.unpaired if f"{self.name}/{pair[0]}" not in listed)
         self.quarantined = int((~kept).sum()) + len(self._list.unpaired) - len(unpaired)

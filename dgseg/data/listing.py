@@ -100,8 +100,19 @@ def list_pairs(name: str, root: Path, parts: Sequence[Alternatives], labels: boo
             part.append(np.full(len(found), len(layouts), np.uint8))
             keys += sorted(found)
             layouts.append(replace(layout, member=None))  # listed: it need not travel to other processes
+    _insist_on_text(name, root, [*keys, *(key for key, _ in unpaired)])
     encoded = np.array([os.fsencode(key) for key in keys], np.bytes_)
     return Listing(tuple(layouts), np.concatenate(part) if part else np.zeros(0, np.uint8), encoded, tuple(unpaired))
+
+
+def _insist_on_text(name: str, root: Path, keys: list[str]) -> None:
+    """Keys become ids, which stand in lists, one a line, and in JSON."""
+    for key in keys:
+        if not key.isprintable() or key != key.strip():
+            raise DataError(
+                f"{name}: below {root} a file's name {key!r} is not plain text (other bytes than UTF-8, a tab, a line "
+                "end, a space at its end); rename it and its partner"
+            )
 
 
 def _choose(
@@ -139,9 +150,15 @@ def _keys(files: list[str], suffix: str, layout: Layout) -> set[str]:
 def _files(folder: Path) -> Iterator[str]:
     """Relative paths of all files, through links to folders; hidden ones (some archives' ._00001.png) do not count."""
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(place, name)]
         relative = os.path.relpath(place, folder).replace(os.sep, "/")
         below = "" if relative == "." else relative + "/"
         for file in files:
             if not file.startswith("."):
                 yield below + file
+
+
+def _leads_back(place: str, name: str) -> bool:
+    """A link to a folder that it lies in: its files would be listed again and again."""
+    path = os.path.join(place, name)
+    return os.path.islink(path) and Path(place).resolve().is_relative_to(Path(path).resolve())

@@ -34,9 +34,10 @@ def write_list(path: Path | str, ids: Iterable[str | tuple[str, str]], header: M
 def read_list(path: Path | str) -> IdList:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no text"
         raise DataError(
-            f"{path}: {error.strerror}; `dgseg data select` and `dgseg data check --quarantine` write such lists"
+            f"{path}: {reason}; `dgseg data select` and `dgseg data check --quarantine` write such lists"
         ) from error
     header: Mapping[str, Any] = {}
     if lines and lines[0].startswith(_MARK):

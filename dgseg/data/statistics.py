@@ -2,9 +2,13 @@
 
 import os
 import warnings
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -54,25 +58,43 @@ def class_pixels(
 
 
 def cached_class_pixels(dataset: "FileDataset") -> npt.NDArray[np.int64] | None:
-    path = _cache_file(dataset)
-    try:
-        with np.load(path) as stored:
-            counts: npt.NDArray[np.int64] = stored["pixels"].astype(np.int64)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError) as error:
-        warnings.warn(f"{path} is damaged ({error}); counting again", DataWarning, stacklevel=2)
-        return None
-    assert counts.shape == (len(dataset), NUM_CLASSES)
-    return counts
+    return read_cached(_cache_file(dataset), len(dataset))
 
 
 def store_class_pixels(dataset: "FileDataset", counts: npt.NDArray[np.int64]) -> None:
-    path = _cache_file(dataset)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.npz")
-    np.savez_compressed(aside, pixels=counts.astype(np.uint32))
-    aside.replace(path)
+    write_cached(_cache_file(dataset), counts)
+
+
+def read_cached(path: Path, rows: int) -> npt.NDArray[np.int64] | None:
+    try:
+        with np.load(path) as stored:
+            counts: npt.NDArray[np.int64] = stored["pixels"].astype(np.int64)
+        if counts.shape != (rows, NUM_CLASSES):
+            raise ValueError(f"{counts.shape} numbers instead of {(rows, NUM_CLASSES)}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        warnings.warn(f"{path} is damaged ({error}); counting again", DataWarning, stacklevel=2)
+        return None
+    return counts
+
+
+def write_cached(path: Path, counts: npt.NDArray[np.int64]) -> None:
+    """Hours of counting are not thrown away because they cannot be kept."""
+    aside = path.with_suffix(f".{uuid4().hex}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(aside, pixels=counts.astype(np.uint32))
+        aside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
+        warnings.warn(
+            f"{path.parent}: {error.strerror}: class frequencies cannot be kept there and will be counted again; let "
+            "DGSEG_CACHE name a folder that you may write",
+            DataWarning,
+            stacklevel=2,
+        )
 
 
 def shares(dataset: Dataset) -> npt.NDArray[np.float64]:

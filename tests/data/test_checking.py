@@ -9,6 +9,7 @@ from PIL import Image
 
 from dgseg.cli import main
 from dgseg.data.datasets import open_dataset
+from dgseg.data.lists import read_list
 from dgseg.data.parallel import each
 from tests.data import trees
 from tests.data.trees import ids
@@ -64,8 +65,8 @@ def test_everything_that_can_be_wrong(tmp_path: Path, capsys: pytest.CaptureFixt
     assert check("folder", tmp_path, "--quarantine", quarantine, "--json", report) == 1
     out = capsys.readouterr().out
     for sample, reason in (
-        ("0", "cannot be read"),
-        ("1", "checksum"),
+        ("0", "folder: cannot be read"),
+        ("1", "folder: cannot be read: the checksum of its IDAT chunk is wrong; unpack it again"),
         ("2", "labels hold 200; valid: 0–18, 254–255"),
         ("3", "the label is 5×5, its image"),
         ("4", "has no label"),
@@ -85,6 +86,14 @@ def test_everything_that_can_be_wrong(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [rest.id(index) for index in range(len(rest))] == ["folder/train/7"]
     assert rest[0].label is not None
     assert rest.quarantined == 7  # type: ignore[attr-defined]
+
+
+def test_every_copy_of_a_held_out_image_is_found(tmp_path: Path) -> None:
+    folder(tmp_path)
+    for copy in ("0", "2"):
+        Image.open(tmp_path / "images/val/1.png").save(tmp_path / f"images/train/{copy}.png")
+    assert check("folder", tmp_path, "--quarantine", tmp_path / "bad.txt") == 1
+    assert read_list(tmp_path / "bad.txt").ids == {"folder/train/0", "folder/train/2"}
 
 
 def test_quarantined_samples_are_wrong_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

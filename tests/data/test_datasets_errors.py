@@ -1,5 +1,6 @@
 """What is wrong with a folder is said with dataset, file and remedy."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -173,15 +174,80 @@ def test_quarantine_and_choice(tmp_path: Path) -> None:
         open_dataset("gta5", tmp_path, "all", quarantine=tmp_path / "none.txt")
 
 
+def test_a_quarantine_of_another_dataset(tmp_path: Path) -> None:
+    trees.gta5(tmp_path, 2)
+    write_list(tmp_path / "bad.txt", ["folder/00001"], {"quarantine": "folder"})
+    with pytest.raises(DataError, match=r"gta5: .*bad\.txt lists folder/00001, which is of another dataset; name the"):
+        open_dataset("gta5", tmp_path, "all", quarantine=tmp_path / "bad.txt")
+    (tmp_path / "bad.txt").write_bytes(b"gta5/\xe9")
+    with pytest.raises(DataError, match=r"bad\.txt: no text; `dgseg data select` and"):
+        open_dataset("gta5", tmp_path, "all", quarantine=tmp_path / "bad.txt")
+
+
+@pytest.mark.parametrize("key", [b"caf\xe9", b"two\nlines", b"a\ttab", b"a space "])
+@pytest.mark.parametrize("paired", [True, False])
+def test_names_that_no_list_could_hold(tmp_path: Path, key: bytes, paired: bool) -> None:
+    for folder, name in (("images", key), ("labels", key if paired else b"other")):
+        trees.grey(tmp_path / folder / "x.png", ids([0]))
+        (tmp_path / folder / "x.png").rename(tmp_path / folder / (os.fsdecode(name) + ".png"))
+    with pytest.raises(DataError, match=r"folder: below .* is not plain text .*; rename it and its partner"):
+        open_dataset("folder", tmp_path, strict=False)
+
+
+def test_links(tmp_path: Path) -> None:
+    trees.gta5(tmp_path / "real", 3)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "part").symlink_to(tmp_path / "real" / folder)
+        (tmp_path / "real" / folder / "back").symlink_to("..")
+    dataset = open_dataset("folder", tmp_path, classes="cityscapes")
+    assert isinstance(dataset, FileDataset)
+    assert dataset.ids() == ["folder/part/00001", "folder/part/00002", "folder/part/00003"]
+    (tmp_path / "real/labels/00002.png").unlink()
+    (tmp_path / "real/labels/00002.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"1 of 3 labels cannot be read: .*00002\.png: folder: .*No such file"):
+        dataset.class_pixels()
+
+
 def test_specifications() -> None:
     spec = parse_spec("acdc=/data/a@b/acdc@val,condition=fog,labels=false,seed=3")
     assert (spec.name, spec.path, spec.split) == ("acdc", "/data/a@b/acdc", "val")
-    assert spec.options == {"condition": "fog", "labels": False, "seed": 3}
-    assert parse_spec("streets=fog,size=256x512,misalignment=2.5").options == {"size": (256, 512), "misalignment": 2.5}
+    assert spec.options == {"condition": "fog", "labels": "false", "seed": "3"}
     assert parse_spec("gta5=/data/me@home/gta5").split is None
     for wrong in ("gta5", "=x", "gta5=", "gta5=/x@", "gta5=/x,labels", "gta5=/x,labels="):
         with pytest.raises(DataError, match=r"write name=path|is no option=value"):
             parse_spec(wrong)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("streets=fog,size=256", "streets: size=256 is not HEIGHTxWIDTH, such as 256x512"),
+        ("streets=fog,size=256x512x3", "size=256x512x3 is not HEIGHTxWIDTH"),
+        ("streets=fog,seed=abc", "seed=abc is not a whole number"),
+        ("streets=fog,length=1.5", "length=1.5 is not a whole number"),
+        ("streets=fog,unknown=no", "unknown=no is not true or false"),
+        ("streets=game,misalignment=far", "misalignment=far is not a number"),
+        ("streets=game,misalignment=nan", "misalignment must be 0 to 64 pixels; it is nan"),
+        ("streets=fog@train,use=oracle,use=adaptation", "gives use twice"),
+        ("streets=fog@test,split=train", "split stands before the options"),
+        ("streets=game@train,domain=fog,use=oracle", "names two domains"),
+        ("gta5=/data/a,b", "a folder with a comma in its name needs a link without one"),
+        ("folder=/x,root=/y", "root stands before the options"),
+        ("folder=/x,labels=no", "folder: labels=no is not true or false"),
+        ("packed=/x@val", "packed has no option 'split'"),
+    ],
+)
+def test_what_a_specification_may_not_say(spec: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        from_spec(spec)
+
+
+def test_options_become_what_the_dataset_takes(tmp_path: Path) -> None:
+    world = from_spec("streets=game,size=8x16,misalignment=1e-1,seed=007,unknown=false,length=3")
+    assert (world.size, world.misalignment, world.seed, world.unknown, len(world)) == ((8, 16), 0.1, 7, False, 3)  # type: ignore[attr-defined]
+    trees.gta5(tmp_path, 1)
+    assert from_spec(f"folder={tmp_path},domain=2024,labels=false").domain == "2024"
 
 
 class _World(Dataset):

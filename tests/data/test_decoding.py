@@ -126,3 +126,11 @@ def test_a_flipped_bit_of_a_png_is_noticed(scratch: Path, place: int, bit: int) 
     path.write_bytes(data)
     with pytest.raises(CorruptFile):
         verify_checksums(path)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_jpeg_is_no_label_map(scratch: Path, name: str) -> None:
+    Image.fromarray(np.tile(np.array([0, 13], np.uint8), (16, 8))).save(scratch / name, "JPEG")
+    for read in (read_ids, read_colours):
+        with pytest.raises(CorruptFile, match="a JPEG, which changes ids; save label maps as PNG"):
+            read(scratch / name)

@@ -103,6 +103,12 @@ def test_too_small_a_dataset_is_an_error(tmp_path: Path) -> None:
         select("gta5-2500", tmp_path)
     with pytest.raises(SystemExit, match="takes its splits itself; drop @train"):
         main(["data", "select", "gta5-2500", f"{tmp_path}@train", "-o", str(tmp_path / "x")])
+    for root, seed, message in (
+        (tmp_path, "-1", "--seed must be at least 0"),
+        (f"{tmp_path},seed=1", "0", "as --seed"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["data", "select", "gta5-2500", str(root), "--seed", seed, "-o", str(tmp_path / "x")])
 
 
 def test_the_real_numbers_come_out_of_a_dataset_of_the_real_size(monkeypatch: pytest.MonkeyPatch) -> None:

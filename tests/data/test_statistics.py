@@ -9,6 +9,7 @@ from PIL import Image
 from dgseg.cli import main
 from dgseg.data.datasets import open_dataset
 from dgseg.data.statistics import shares
+from dgseg.data.streets import Streets
 from tests.data import trees
 from tests.data.trees import ids
 
@@ -51,6 +52,14 @@ def test_sets_without_classes_have_no_distribution(
         main(["data", "stats", two[0], two[0]])
 
 
+def test_a_picture_of_no_known_kind_is_refused_before_counting(
+    two: tuple[str, str], tmp_path: Path, cache: Path
+) -> None:
+    with pytest.raises(SystemExit, match=r"plot\.xyz must end in \.png, \.svg or \.pdf"):
+        main(["data", "stats", *two, "-o", str(tmp_path / "plot.xyz")])
+    assert not list(cache.iterdir())
+
+
 def test_a_damaged_cache_is_counted_again(two: tuple[str, str], tmp_path: Path, cache: Path) -> None:
     dataset = open_dataset("folder", tmp_path / "mine")
     counts = dataset.class_pixels()
@@ -58,3 +67,24 @@ def test_a_damaged_cache_is_counted_again(two: tuple[str, str], tmp_path: Path, 
     stored.write_bytes(b"PK damaged")
     with pytest.warns(UserWarning, match="is damaged .* counting again"):
         assert (dataset.class_pixels() == counts).all()
+
+
+def test_a_truncated_cache_is_counted_again(two: tuple[str, str], tmp_path: Path, cache: Path) -> None:
+    dataset, scenes = open_dataset("folder", tmp_path / "mine"), Streets("fog", length=2, size=(16, 32))
+    counts, of_scenes = dataset.class_pixels(), scenes.class_pixels()
+    for stored in (cache / "class_pixels").iterdir():
+        stored.write_bytes(stored.read_bytes()[:-40])
+    with pytest.warns(UserWarning, match="is damaged .* counting again"):
+        assert (dataset.class_pixels() == counts).all()
+    with pytest.warns(UserWarning, match="is damaged .* counting again"):
+        assert (scenes.class_pixels() == of_scenes).all()
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(
+    two: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DGSEG_CACHE", str(tmp_path / "file"))
+    for dataset in (open_dataset("folder", tmp_path / "mine"), Streets("fog", length=2, size=(16, 32))):
+        with pytest.warns(UserWarning, match="let DGSEG_CACHE name a folder that you may write"):
+            assert dataset.class_pixels().shape == (2, 19)

@@ -165,6 +165,8 @@ def test_a_target_is_scored_and_not_trained_on(domain):
     assert torch.equal(oracle[5].image, adaptation[5].image)
     with pytest.raises(DataError, match="without labels"):
         adaptation.class_pixels()
+    with pytest.raises(DataError, match="depth"):
+        Streets(domain, "train", use="adaptation", depth=True)
 
 
 def test_sources_and_dusk():
@@ -222,7 +224,7 @@ def test_class_pixels_are_counted_once(tmp_path, monkeypatch):
     labels = [dataset[index].label for index in range(9)]
     expected = np.stack([np.bincount(label.flatten().numpy(), minlength=256)[:NUM_CLASSES] for label in labels])
     np.testing.assert_array_equal(counts, expected)
-    (cached,) = tmp_path.rglob("*.npy")
+    (cached,) = tmp_path.rglob("*.npz")
     before = cached.stat().st_mtime_ns
     np.testing.assert_array_equal(dataset.class_pixels(), counts)
     assert cached.stat().st_mtime_ns == before

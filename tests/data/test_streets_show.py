@@ -42,6 +42,10 @@ def test_show_an_unlabelled_target(tmp_path):
         (["streets", "--domain", "fog", "--misalignment", "2"], "for the sources"),
         (["streets", "--count", "0"], "at least 1"),
         (["streets", "--index", "1000000"], "1000000"),
+        (["folder"], "name the folder"),
+        (["folder", "/data/mine", "--seed", "0"], "--seed is for streets"),
+        (["folder", "/data/mine@val", "--split", "train"], "both name a split"),
+        (["streets", "--count", "1", "--size", "8x8", "-o", "/dev/null/sheet.png"], "/dev/null"),
     ],
 )
 def test_show_says_what_to_change(arguments, message, tmp_path, monkeypatch):
@@ -49,6 +53,15 @@ def test_show_says_what_to_change(arguments, message, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=message):
         main(["data", "show", *arguments])
     assert not list(tmp_path.iterdir())
+
+
+def test_show_takes_a_folders_options(tmp_path, capsys):
+    for folder, name in (("images", "a_rgb.png"), ("labels", "a.png")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB" if folder == "images" else "L", (8, 8), 0).save(tmp_path / folder / name)
+    root = f"{tmp_path},image_suffix=_rgb.png,domain=mine"
+    assert main(["data", "show", "folder", root, "--count", "1", "-o", str(tmp_path / "sheet.png")]) == 0
+    assert "1 samples of mine" in capsys.readouterr().out
 
 
 def test_borders_bands_and_depth():

@@ -13,7 +13,7 @@ from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.checking import Report, SplitReport, check
 from dgseg.data.dataset import DataError
-from dgseg.data.datasets import Value, dataset_class, open_dataset, parse_spec
+from dgseg.data.datasets import dataset_class, open_dataset, parse_spec
 from dgseg.data.files import FileDataset
 from dgseg.data.labels import CLASSES
 from dgseg.data.listing import MissingSplit
@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     with plain_messages("dgseg data check"):
+        for output in filter(None, (arguments.quarantine, arguments.json)):
+            output.parent.mkdir(parents=True, exist_ok=True)  # rather now than after the scan
         opened = _open(arguments.dataset, arguments.root, arguments.split)
         datasets = opened.datasets
         with progress_bar(f"checking {datasets[0].name}", sum(len(dataset) for dataset in datasets)) as progress:
@@ -46,7 +48,6 @@ def main(arguments: argparse.Namespace) -> int:
             header = {"quarantine": datasets[0].name, "splits": [dataset.split for dataset in datasets]}
             write_list(arguments.quarantine, report.quarantine(), header)
         if arguments.json:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(_as_json(report, opened.absent), indent=1) + "\n", encoding="utf-8")
     console = Console(highlight=False)
     _show(console, report, opened.absent)
@@ -83,9 +84,9 @@ def _open(name: str, root: str, splits: list[str] | None) -> _Opened:
     return _Opened(opened, list(absent))
 
 
-def _open_split(kind: type[FileDataset], name: str, path: str, split: str, options: dict[str, Value]) -> FileDataset:
-    given: dict[str, Any] = {"labels": split not in kind.unlabelled, **options}
-    dataset = open_dataset(name, path, split, strict=False, **given)
+def _open_split(kind: type[FileDataset], name: str, path: str, split: str, options: dict[str, str]) -> FileDataset:
+    given: dict[str, Any] = {"labels": split not in kind.unlabelled, **options, "strict": False}
+    dataset = open_dataset(name, path, split, **given)
     assert isinstance(dataset, FileDataset)
     return dataset
 

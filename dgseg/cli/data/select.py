@@ -33,6 +33,10 @@ def main(arguments: argparse.Namespace) -> int:
         spec = parse_spec(f"{preset.dataset}={arguments.root}")
         if spec.split:
             raise ValueError(f"{arguments.preset} takes its splits itself; drop @{spec.split}")
+        if arguments.seed < 0:
+            raise ValueError(f"--seed must be at least 0; it is {arguments.seed}")
+        if "seed" in spec.options:
+            raise ValueError("the seed is no option of the folder: give it as --seed")
         if preset.counts_classes:
             (split,) = preset.splits
             dataset = open_dataset(preset.dataset, spec.path, split, **spec.options)

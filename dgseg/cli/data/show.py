@@ -1,12 +1,12 @@
 """dgseg data show: look at a dataset before training on it."""
 
 import argparse
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from dgseg.cli.data.messages import plain_messages
 from dgseg.data.dataset import Dataset
 from dgseg.data.labels import CLASSES, NUM_CLASSES, coloured
 from dgseg.data.pictures import Panel, banded, bordered, contact_sheet, deep
@@ -23,7 +23,11 @@ _RADII = (1, 2, 4)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help="streets, gta5, cityscapes, ...")
-    parser.add_argument("root", nargs="?", type=Path, help="the dataset's folder; streets has none")
+    parser.add_argument(
+        "root",
+        nargs="?",
+        help="the dataset's folder; options follow after commas: /data/mine,classes=classes.json; streets has none",
+    )
     parser.add_argument("--domain", help="streets: game (default), generated, city, ..., fog, rain, snow, night, dusk")
     parser.add_argument("--split", help="train, val or test (default for streets: test)")
     parser.add_argument("--index", type=int, default=0, help="the first sample shown (default: 0)")
@@ -49,16 +53,14 @@ def size(text: str) -> tuple[int, int]:
 def main(arguments: argparse.Namespace) -> int:
     if arguments.index < 0 or arguments.count < 1:
         raise SystemExit("dgseg data show: --index must be at least 0 and --count at least 1")
-    try:
+    with plain_messages("dgseg data show"):
         dataset = open_dataset(arguments)
         stop = arguments.index + arguments.count
         if stop > len(dataset):
             raise ValueError(f"{dataset.name} holds {len(dataset)} samples here; --index plus --count asks for {stop}")
         rows = [panels(dataset[index]) for index in range(arguments.index, stop)]
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"dgseg data show: {error}") from error
-    output = arguments.output or Path(f"{dataset.name}-{dataset.domain.replace('/', '-')}.png")
-    contact_sheet(rows, output, title=f"{dataset.name}: {dataset.domain}")
+        output = arguments.output or Path(f"{dataset.name}-{dataset.domain.replace('/', '-')}.png")
+        contact_sheet(rows, output, title=f"{dataset.name}: {dataset.domain}")
     print(f"{output}: {len(rows)} samples of {dataset.domain}")
     return 0
 
@@ -68,6 +70,7 @@ def open_dataset(arguments: argparse.Namespace) -> Dataset:
     if arguments.dataset != "streets":
         return _open_files(arguments)
     from dgseg.data.streets import Streets
+    from dgseg.data.streets.domains import ADAPTATION
 
     if arguments.root is not None:
         raise ValueError(f"streets has no folder; leave {arguments.root} out, and name a --domain")
@@ -84,17 +87,23 @@ def open_dataset(arguments: argparse.Namespace) -> Dataset:
         use=arguments.use,
         length=arguments.index + arguments.count,
         unknown=arguments.unknown,
-        depth=True,
+        depth=arguments.use != ADAPTATION,
     )
 
 
 def _open_files(arguments: argparse.Namespace) -> Dataset:
     for option in ("domain", "size", "seed", "misalignment", "unknown", "use"):
-        if getattr(arguments, option):
+        given = getattr(arguments, option)
+        if given is not None and given is not False:
             raise ValueError(f"--{option} is for streets; {arguments.dataset} is read from its folder as it is")
-    datasets = import_module("dgseg.data.datasets")
-    dataset: Dataset = datasets.open_dataset(arguments.dataset, arguments.root, arguments.split)
-    return dataset
+    from dgseg.data.datasets import open_dataset, parse_spec
+
+    if arguments.root is None:
+        raise ValueError(f"name the folder that {arguments.dataset}'s files lie in: {arguments.dataset} FOLDER")
+    spec = parse_spec(f"{arguments.dataset}={arguments.root}")
+    if spec.split and arguments.split:
+        raise ValueError(f"@{spec.split} and --split {arguments.split} both name a split; leave one out")
+    return open_dataset(arguments.dataset, spec.path, spec.split or arguments.split, **spec.options)
 
 
 def panels(sample: Sample) -> list[Panel]:

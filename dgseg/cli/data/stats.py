@@ -36,28 +36,34 @@ def main(arguments: argparse.Namespace) -> int:
         specs = (arguments.first, arguments.second)
         if specs[0] == specs[1]:
             raise ValueError("A and B are the same dataset; name two")
+        if arguments.output and arguments.output.suffix not in (".png", ".svg", ".pdf"):
+            raise ValueError(f"the plot {arguments.output} must end in .png, .svg or .pdf")
         datasets = [from_spec(spec) for spec in specs]
         first, second = (_shares(dataset, arguments.workers) for dataset in datasets)
-    names = [_name(dataset) for dataset in datasets]
-    if names[0] == names[1]:
-        names = list(specs)
+        names = [_name(dataset) for dataset in datasets]
+        if names[0] == names[1]:
+            names = list(specs)
+        _print(names, first, second)
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            content = {
+                spec: dict(zip(CLASSES, values.tolist(), strict=True))
+                for spec, values in zip(specs, (first, second), strict=True)
+            }
+            arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if arguments.output:
+            plot(arguments.output, dict(zip(names, (first, second), strict=True)))
+            print(arguments.output)
+    return 0
+
+
+def _print(names: list[str], first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> None:
     table = Table("class", title="Share of labelled pixels in %", title_justify="left")
     for name in (*names, "B / A"):
         table.add_column(name, justify="right")
     for name, a, b in zip(CLASSES, first, second, strict=True):
         table.add_row(name, _percent(a), _percent(b), f"{b / a:.2f}" if a and b else "–")
     Console(highlight=False).print(table)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            spec: dict(zip(CLASSES, values.tolist(), strict=True))
-            for spec, values in zip(specs, (first, second), strict=True)
-        }
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    if arguments.output:
-        plot(arguments.output, dict(zip(names, (first, second), strict=True)))
-        print(arguments.output)
-    return 0
 
 
 def plot(path: Path, distributions: dict[str, npt.NDArray[np.float64]]) -> None:

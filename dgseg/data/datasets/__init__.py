@@ -7,16 +7,14 @@ streets=fog@test,size=256x512           the embedded world: a domain instead of 
 packed=/data/packed/gta5                what dgseg data pack wrote"""
 
 import inspect
-import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from dgseg.data.dataset import DataError, Dataset
-
-Value = str | int | float | bool | tuple[int, int]
 
 # name -> module:class, imported when it is asked for.
 DATASETS = {
@@ -52,16 +50,18 @@ def dataset_class(name: str) -> type[Dataset]:
 
 
 def open_dataset(name: str, root: Path | str | None, split: str | None = None, **options: Any) -> Dataset:
-    """`root` is None for streets, which takes `domain` instead."""
+    """`root` is None for streets, which takes `domain` instead. Options may be text, as in a specification."""
     kind = dataset_class(name)
     accepted = _options(kind)
-    for option in options:
+    if split is not None:
+        options["split"] = split
+    for option, value in options.items():
         if option not in accepted:
             near = get_close_matches(option, accepted, 1)
             hint = f"did you mean {near[0]}?" if near else f"its options: {', '.join(sorted(accepted))}"
             raise DataError(f"{name} has no option {option!r}; {hint}")
-    if split is not None:
-        options["split"] = split
+        if isinstance(value, str):
+            options[option] = _value(name, option, value, accepted[option])
     if "root" not in accepted:
         if root is not None:
             raise DataError(f"{name} has no files; leave the folder {root} out")
@@ -75,6 +75,8 @@ def from_spec(text: str, **options: Any) -> Dataset:
     """`name=path[@split][,option=value …]`; `options` are added to those of the specification."""
     spec = parse_spec(text)
     if "root" not in _options(dataset_class(spec.name)):
+        if "domain" in spec.options:
+            raise DataError(f"{text!r} names two domains; leave domain= out")
         return open_dataset(spec.name, None, spec.split, **{"domain": spec.path, **spec.options, **options})
     return open_dataset(spec.name, spec.path, spec.split, **{**spec.options, **options})
 
@@ -84,11 +86,14 @@ class Spec:
     name: str
     path: str
     split: str | None
-    options: dict[str, Value]
+    options: dict[str, str]
 
 
 def parse_spec(text: str) -> Spec:
-    form = "write name=path[@split][,option=value], as in cityscapes=/data/cityscapes@val"
+    form = (
+        "write name=path[@split][,option=value], as in cityscapes=/data/cityscapes@val; a folder with a comma in its "
+        "name needs a link without one"
+    )
     name, found, rest = text.partition("=")
     where, *pairs = rest.split(",")
     if not found or not name or not where:
@@ -98,33 +103,57 @@ def parse_spec(text: str) -> Spec:
         path, split = where, ""
     elif not path or not split:
         raise DataError(f"{text!r}: on the two sides of @ stand a folder and a split; {form}")
-    options: dict[str, Value] = {}
+    options: dict[str, str] = {}
     for pair in pairs:
         option, equals, value = pair.partition("=")
         if not equals or not option or not value:
             raise DataError(f"{text!r}: {pair!r} is no option=value; {form}")
-        options[option] = _value(value)
+        if option in options:
+            raise DataError(f"{text!r} gives {option} twice; leave one out")
+        if option in ("root", "split"):
+            raise DataError(f"{text!r}: {option} stands before the options; {form}")
+        options[option] = value
     return Spec(name, path, split or None, options)
 
 
-def _options(kind: type[Dataset]) -> set[str]:
-    """The parameters of its constructor, and of those that its **options go on to."""
-    names: set[str] = set()
+def _options(kind: type[Dataset]) -> dict[str, set[Any]]:
+    """The parameters of its constructor, and of those that its **options go on to, each with the types it takes."""
+    types: dict[str, set[Any]] = {}
     for owner in kind.__mro__:
-        if "__init__" in vars(owner):
-            parameters = inspect.signature(vars(owner)["__init__"]).parameters
-            names |= {name for name, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
-            if len(parameters) == len([p for p in parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]):
-                break
-    return names - {"self"}
+        constructor = vars(owner).get("__init__")
+        if constructor is None:
+            continue
+        hints = get_type_hints(constructor)
+        parameters = inspect.signature(constructor).parameters.values()
+        for parameter in parameters:
+            if parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "self":
+                hint = hints.get(parameter.name, str)
+                types.setdefault(parameter.name, {get_origin(each) or each for each in _alternatives(hint)})
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return types
 
 
-def _value(text: str) -> Value:
-    if text in ("true", "false"):
-        return text == "true"
-    if re.fullmatch(r"\d+x\d+", text):
-        height, width = text.split("x")
-        return int(height), int(width)
-    if re.fullmatch(r"-?\d+", text):
-        return int(text)
-    return float(text) if re.fullmatch(r"-?\d+\.\d+", text) else text
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """str | None -> str and None; tuple[int, int] -> itself."""
+    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
+
+
+def _value(name: str, option: str, text: str, types: set[Any]) -> Any:
+    try:
+        if bool in types:
+            wanted = "true or false"
+            return {"true": True, "false": False}[text]
+        if tuple in types:
+            wanted = "HEIGHTxWIDTH, such as 256x512"
+            height, width = text.split("x")
+            return int(height), int(width)
+        if int in types:
+            wanted = "a whole number"
+            return int(text)
+        if float in types:
+            wanted = "a number"
+            return float(text)
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{name}: {option}={text} is not {wanted}") from error
+    return text

@@ -1,8 +1,8 @@
 """Scenes of the streets world as a Dataset; the renderer is csrc/streets."""
 
 import hashlib
+import operator
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from dgseg import _host
 from dgseg.data.dataset import DataError, Dataset
 from dgseg.data.labels import NUM_CLASSES
 from dgseg.data.sample import Sample
+from dgseg.data.statistics import cache_folder, read_cached, write_cached
 from dgseg.data.streets.domains import ADAPTATION, DEFAULT_LENGTHS, DOMAINS, SOURCES, SPLITS, check_rules
 
 MOST_MISALIGNMENT = 64.0
@@ -51,6 +52,8 @@ class Streets(Dataset):
         depth: bool = False,
     ) -> None:
         check_rules(domain, split, use)
+        if depth and use == ADAPTATION:
+            raise DataError(f"{domain} is used without labels here, and depth is one: no camera gives it. Leave it out")
         if len(size) != 2 or not all(1 <= side <= 16384 for side in size):
             raise DataError(f"size must be (height, width), each 1 to 16384; it is {size!r}")
         if not 0 <= misalignment <= MOST_MISALIGNMENT:
@@ -68,7 +71,7 @@ class Streets(Dataset):
             raise DataError(f"length must be 1 to {len(scenes)}, the scenes that {split} has; it is {length}")
         self.domain = domain
         self.split = split
-        self.size = (int(size[0]), int(size[1]))
+        self.size = (operator.index(size[0]), operator.index(size[1]))
         self.seed = seed
         self.misalignment = float(misalignment)
         self.labelled = use != ADAPTATION
@@ -98,16 +101,13 @@ class Streets(Dataset):
         if not self.labelled:
             raise DataError(f"{self.domain} is used without labels here: there are no classes to count")
         path = self._cache_file()
-        if path.exists():
-            counts: npt.NDArray[np.int64] = np.load(path)
-            return counts
+        cached = read_cached(path, len(self))
+        if cached is not None:
+            return cached
         # The renderer lets go of the interpreter, so threads do.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             counts = np.stack(list(pool.map(self._count, range(len(self)))))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            np.save(part, counts)
-        os.replace(part.name, path)
+        write_cached(path, counts)
         return counts
 
     def _render(
@@ -137,7 +137,7 @@ class Streets(Dataset):
         digest = hashlib.sha256()
         for index in (0, len(self) - 1):
             digest.update(self._render(index, image=False)[0].tobytes())
-        folder = Path(os.environ.get("DGSEG_CACHE") or "~/.cache/dgseg").expanduser() / "class_pixels"
         height, width = self.size
         name = f"streets-{self.domain}-{self.split}-{self.seed}-{height}x{width}-{len(self)}"
-        return folder / f"{name}{'-unknown' if self.unknown else ''}-{digest.hexdigest()[:16]}.npy"
+        variant = "-unknown" if self.unknown else ""
+        return cache_folder() / "class_pixels" / f"{name}{variant}-{digest.hexdigest()[:16]}.npz"
