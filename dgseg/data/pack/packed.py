@@ -220,5 +220,5 @@ def _manifest(root: Path) -> dict[str, Any]:
 def _check_file(path: Path, entry: dict[str, int]) -> None:
     # Mapped: a shard need not fit into memory, and pages that are read anyway are read once.
     content = np.memmap(path, np.uint8, "r")
-    if zlib.crc32(content) != entry["crc32"]:
+    if zlib.crc32(content.data) != entry["crc32"]:
         raise CorruptFile(path, f"is damaged. Delete it and {MANIFEST}, and run the same `dgseg data pack` again")
