@@ -379,8 +379,8 @@ def test_memory_and_descriptors_do_not_grow_over_an_epoch():
     data = [Squares(4000, side=64)]
     measured = {}
     loading = loader(Uniform(4000, batch_size=8, seed=0), data, batch_size=8, workers=2)
-    for step, batch in enumerate(islice(loading, 701)):
-        if step in (200, 700):
+    for step, batch in enumerate(islice(loading, 401)):
+        if step in (100, 400):
             measured[step] = owned()
         del batch
     (memory, files), (memory_later, files_later) = measured.values()
