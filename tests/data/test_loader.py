@@ -208,6 +208,15 @@ def test_losses_may_be_reported_after_the_next_batch_is_fetched():
     assert ids == train(32)
 
 
+def test_a_state_that_would_lose_a_batch_is_refused():
+    loading = loader(hardness())
+    batch = next(iter(loading))
+    with pytest.raises(ValueError, match=r"1 batches were fetched, the sampler has observed the losses of 0"):
+        loading.state_dict()
+    loading.sampler.observe(0, batch.indices, torch.ones(B))
+    assert loading.state_dict()["step"] == loading.state_dict()["sampler"]["step"] == 1
+
+
 def test_workers_that_would_outrun_the_window_are_refused():
     with pytest.raises(ValueError, match="take at most 5 workers"):
         loader(hardness(), workers=6)
@@ -309,6 +318,7 @@ def nameless(sample, rng, draw):
         ({"data": [*sources(), Squares(3, "third")]}, "nothing draws from"),
         ({"data": [sources()[0], Squares(0, "second")]}, "second has no samples"),
         ({"workers": -1}, "workers -1"),
+        ({"seed": -1}, "seed is -1"),
         ({"corrupt_share": 2.0}, "corrupt_share 2"),
     ],
 )

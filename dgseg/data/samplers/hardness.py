@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dgseg.data.sample import Draw
+from dgseg.data.sample import Draw, check_seed
 from dgseg.data.samplers.base import Purpose, Sampler, StatelessSampler, uniforms
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Hardness(Sampler):
         self.config = config or HardnessConfig()
         if max_steps < 1:
             raise ValueError(f"hardness: max_steps is {max_steps}; the schedule needs the length of the run")
+        check_seed(seed)
         self.base = base
         self.seed = seed
         self.batch_size, self.sizes, self.shares = base.batch_size, base.sizes, base.shares
@@ -67,7 +68,7 @@ class Hardness(Sampler):
         self.table: HardnessTable = HardnessTable(
             sum(self.sizes), beta=self.config.beta, temperature=self.config.temperature
         )
-        self.step = 0  # the first that is not yet observed
+        self.step: int = 0
         self._starts = np.cumsum((0, *self.sizes))
         self._pending: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] = []
         self._images = {window: self._draw_window(window) for window in (0, 1)}
