@@ -43,8 +43,10 @@ class HardnessConfig:
             raise ValueError(f"hardness: window is {self.window} steps; it must be at least 1")
         if self.decay not in get_args(Decay):
             raise ValueError(f"hardness: decay is {self.decay!r}; there are {', '.join(get_args(Decay))}")
-        if not self.steepness > 0:
-            raise ValueError(f"hardness: steepness is {self.steepness}; it must be above 0")
+        if not 0 < self.steepness < math.inf:
+            raise ValueError(f"hardness: steepness is {self.steepness}; it must be above 0 and finite")
+        if self.midpoint is not None and not math.isfinite(self.midpoint):
+            raise ValueError(f"hardness: midpoint is {self.midpoint}; it is a number of updates, or None")
 
 
 class Hardness(Sampler):
