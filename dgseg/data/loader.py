@@ -25,7 +25,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dgseg.data.dataset import DataError, Dataset
 from dgseg.data.fetch import ORIGINAL, Fetcher, Loaded, Pipeline
-from dgseg.data.sample import Batch, Draw
+from dgseg.data.sample import Batch, Draw, check_seed
 from dgseg.data.samplers.base import Purpose, Sampler, StatelessSampler, rank_slice
 from dgseg.data.samplers.counts import DrawCounts
 from dgseg.data.workers import death_of, end, new_workers
@@ -97,6 +97,7 @@ class Loader:
         pin_memory: bool = False,
         start_method: str | None = None,  # of the workers: "fork", "spawn", "forkserver"; None: Python's default
     ) -> None:
+        check_seed(seed)
         _check_sources(sources, sampler, batch_size, "sampler")
         if target:
             _check_sources([target.dataset], target.sampler, target.sampler.batch_size, "target sampler")
@@ -168,6 +169,13 @@ class Loader:
             yield self._batch(loaded)
 
     def state_dict(self) -> dict[str, Any]:
+        """To be taken when all that was fetched has been trained and observed."""
+        if self.sampler.step not in (None, self.step):
+            raise ValueError(
+                f"loader: {self.step} batches were fetched, the sampler has observed the losses of "
+                f"{self.sampler.step}; a run that resumes from this would miss the others. Take the state after "
+                "sampler.observe and before the next batch is fetched"
+            )
         return {
             "step": self.step,
             "draws": self.draw_counts.as_dict(),

@@ -78,6 +78,11 @@ class Draw:
     wanted_class: int = -1  # rare-class sampling asks crops to hold this class; -1: nothing is asked
 
 
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed is {seed}; it must lie in 0 to 2^64 - 1")
+
+
 def generator(seed: int, number: int, purpose: int = 0) -> np.random.Generator:
     """The random numbers of one draw: counter-based, so no draw depends on the ones before it."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=[0, 0, 0, number]))

@@ -1,6 +1,8 @@
 """Image, label and further maps show the same places after every transform: the image's channels encode where each of
 its pixels comes from, and so do the maps."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ from dgseg.data.augment import (
     Torchvision,
 )
 from dgseg.data.augment.crop import largest_share
-from dgseg.data.augment.geometry import resized_map
+from dgseg.data.augment.geometry import resized_image, resized_map
 from dgseg.data.sample import generator
 
 
@@ -67,8 +69,32 @@ def test_resize(height, width, size, keep_ratio, seed):
     sample = Resize(size, (0.5, 1.5), keep_ratio)(source, generator(seed, 0), Draw(0, 0, 0)).whole()
     assert_shared_geometry(sample, max(a / b for a, b in zip(source.size, sample.size, strict=True)) + 1e-3)
     if keep_ratio:
-        factors = [b / a for a, b in zip(source.size, sample.size, strict=True)]
-        assert abs(factors[0] * height - factors[1] * height) <= 1 + 0.5 * max(height / width, width / height)
+        # Some factor gives both sides, each to within the rounding; no side falls below one pixel.
+        least, most = (
+            [(side + half) / have for have, side in zip(source.size, sample.size, strict=True)] for half in (-0.5, 0.5)
+        )
+        least = [0 if side == 1 else bound for side, bound in zip(sample.size, least, strict=True)]
+        assert max(least) <= min(most) + 1e-9
+
+
+@pytest.mark.parametrize("layout", ["planes", "pixels"])
+def test_images_of_a_pixel(layout):
+    for height, width, *size in itertools.product((1, 2, 31), (1, 2, 31), (1, 2, 5, 40), (1, 2, 5, 40)):
+        image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+        if layout == "pixels":
+            image = torch.from_numpy(image.permute(1, 2, 0).contiguous().numpy()).permute(2, 0, 1)
+        found = resized_image(image, tuple(size))
+        wanted = weights(height, size[0]) @ image.double() @ weights(width, size[1]).T
+        assert found.dtype == torch.uint8
+        assert (found - wanted).abs().max() < 1.5, (height, width, size)
+
+
+def weights(have: int, to: int) -> torch.Tensor:
+    """Of bilinear interpolation with antialiasing: a triangle around every new pixel's centre."""
+    scale = max(1.0, have / to)
+    centres = (torch.arange(to).double()[:, None] + 0.5) * have / to
+    found = (1 - (torch.arange(have) + 0.5 - centres).abs() / scale).clamp(0)
+    return found / found.sum(1, keepdim=True)
 
 
 @given(SIDES, SIDES, st.tuples(SIDES, SIDES), st.sampled_from([(1.0, 1.0), (0.5, 2.0)]), st.booleans(), SEEDS)

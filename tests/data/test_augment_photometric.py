@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
 from dgseg.data import Draw, Sample
-from dgseg.data.augment import ColourJitter, GaussianBlur, PhotometricDistortion, distort
+from dgseg.data.augment import ColourJitter, Crop, GaussianBlur, PhotometricDistortion, distort
 from dgseg.data.sample import generator
 
 
@@ -169,3 +169,22 @@ def test_blur_is_torchvision_s_and_spreads_a_point_by_its_sigma():
     for side in (1, 2, 5):  # smaller than the kernel
         tiny = Sample(torch.zeros(3, side, 9, dtype=torch.uint8), None, "x")
         assert GaussianBlur()(tiny, generator(0, 1), Draw(0, 0, 0)).size == (side, 9)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: PhotometricDistortion(contrast=(1.5, 0.5)), "contrast"),
+        (lambda: PhotometricDistortion(saturation=(-1.0, 0.5)), "saturation"),
+        (lambda: PhotometricDistortion(brightness=-3.0), "brightness -3"),
+        (lambda: PhotometricDistortion(each=3.0), "each 3"),
+        (lambda: ColourJitter(brightness=-1.0), "brightness -1"),
+        (lambda: ColourJitter(hue=0.9), "hue 0.9"),
+        (lambda: GaussianBlur((0.0, 1.0)), "sigma"),  # it would paint everything black
+        (lambda: GaussianBlur((2.0, 1.0)), "sigma"),
+        (lambda: Crop((4, 4), wanted_pixels=-1), "wanted_pixels"),
+    ],
+)
+def test_wrong_settings_are_named(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()

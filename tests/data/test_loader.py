@@ -208,6 +208,15 @@ def test_losses_may_be_reported_after_the_next_batch_is_fetched():
     assert ids == train(32)
 
 
+def test_a_state_that_would_lose_a_batch_is_refused():
+    loading = loader(hardness())
+    batch = next(iter(loading))
+    with pytest.raises(ValueError, match=r"1 batches were fetched, the sampler has observed the losses of 0"):
+        loading.state_dict()
+    loading.sampler.observe(0, batch.indices, torch.ones(B))
+    assert loading.state_dict()["step"] == loading.state_dict()["sampler"]["step"] == 1
+
+
 def test_workers_that_would_outrun_the_window_are_refused():
     with pytest.raises(ValueError, match="take at most 5 workers"):
         loader(hardness(), workers=6)
@@ -309,6 +318,7 @@ def nameless(sample, rng, draw):
         ({"data": [*sources(), Squares(3, "third")]}, "nothing draws from"),
         ({"data": [sources()[0], Squares(0, "second")]}, "second has no samples"),
         ({"workers": -1}, "workers -1"),
+        ({"seed": -1}, "seed is -1"),
         ({"corrupt_share": 2.0}, "corrupt_share 2"),
     ],
 )
@@ -379,8 +389,8 @@ def test_memory_and_descriptors_do_not_grow_over_an_epoch():
     data = [Squares(4000, side=64)]
     measured = {}
     loading = loader(Uniform(4000, batch_size=8, seed=0), data, batch_size=8, workers=2)
-    for step, batch in enumerate(islice(loading, 701)):
-        if step in (200, 700):
+    for step, batch in enumerate(islice(loading, 401)):
+        if step in (100, 400):
             measured[step] = owned()
         del batch
     (memory, files), (memory_later, files_later) = measured.values()

@@ -258,10 +258,11 @@ def test_wrong_labels_are_refused(folder, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_at_any_time_it_goes_on(packed, tmp_path, workers):
-    source = write_folder(tmp_path / "s", 40, SIZE)
+    source = write_folder(tmp_path / "s", 30, SIZE)
     chosen = Settings(tile=(32, 48), samples_per_shard=2)
     out = tmp_path / "p"
-    context = multiprocessing.get_context("forkserver")
+    # A forked process could not use the fork server that packing in several processes starts.
+    context = multiprocessing.get_context("fork" if workers == 1 else "forkserver")
     kills = 0
     for at_least in (1, 6) if workers == 1 else (3,):
         process = context.Process(target=pack, args=(source, out, chosen), kwargs={"workers": workers})
@@ -290,10 +291,10 @@ def test_memory_does_not_grow(packed):
         for number in range(times):
             packed.lazy(number % 11).crop(Box(number % 40, number % 70, 40, 60))
 
-    read(300)
+    read(100)
     before = anonymous()
-    read(2000)
-    assert anonymous() - before < 2e6  # one sample is 60 kB, 2,000 are 120 MB
+    read(600)
+    assert anonymous() - before < 2e6  # one sample is 60 kB, 600 are 36 MB
 
 
 def test_command_line(folder, tmp_path, capsys):

@@ -202,3 +202,18 @@ def test_a_source_that_is_never_drawn_is_an_error():
 def test_wrong_settings_are_named(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_that_random_numbers_cannot_take_are_refused_at_once(seed):
+    with pytest.raises(ValueError, match="seed is"):
+        Uniform(9, batch_size=2, seed=seed)
+
+
+def test_the_end_of_a_short_run_judges_too():
+    counts = DrawCounts(["first", "second"], [0.5, 0.5])
+    counts.add([39, 0])
+    counts.end()
+    counts.add([1, 0])
+    with pytest.raises(DataError, match="second is configured, but none of 40 draws"):
+        counts.end()

@@ -216,7 +216,12 @@ def test_wrong_observations_are_refused_and_change_nothing(arguments, named):
 
 @pytest.mark.parametrize(
     ("config", "named"),
-    [({"window": 0}, "window"), ({"decay": "cosine"}, "sigmoid, linear, none"), ({"steepness": 0.0}, "steepness")],
+    [
+        ({"window": 0}, "window"),
+        ({"decay": "cosine"}, "sigmoid, linear, none"),
+        ({"steepness": 0.0}, "steepness"),
+        ({"midpoint": float("nan")}, "midpoint"),
+    ],
 )
 def test_wrong_settings_are_named(config, named):
     with pytest.raises(ValueError, match=named):

@@ -40,8 +40,8 @@ class Crop(Transform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(*self.size, self.tries, self.tile) < 1:
-            raise ValueError("Crop: size, tries and tile must be at least 1")
+        if min(*self.size, self.tries, self.tile) < 1 or self.wanted_pixels < 0:
+            raise ValueError("Crop: size, tries and tile must be at least 1, wanted_pixels at least 0")
         if not 0 < self.max_class_share <= 1:
             raise ValueError(f"Crop: max_class_share lies in (0, 1], 1 for no limit; it is {self.max_class_share}")
         check_range("Crop: scale", self.scale)

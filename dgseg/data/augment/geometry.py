@@ -69,8 +69,17 @@ def resized(sample: Sample, size: tuple[int, int]) -> Sample:
 def resized_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     if image.shape[-2:] == size:
         return image
-    out: Tensor = F.resize_image(image, list(size), interpolation=F.InterpolationMode.BILINEAR, antialias=True)
-    return out
+    if size[1] == 1 < size[0]:  # torch's antialiasing (2.14) repeats the first row in images one pixel wide
+        return resized_image(image.mT, (1, size[0])).mT
+    # Its kernel for bytes takes images of one row or column for another memory layout: wrong pixels, or an error.
+    thin = min(*size, *image.shape[-2:]) == 1
+    out: Tensor = F.resize_image(
+        image.contiguous().float() if thin else image,
+        list(size),
+        interpolation=F.InterpolationMode.BILINEAR,
+        antialias=True,
+    )
+    return out.round_().to(torch.uint8) if thin else out
 
 
 def resized_map(each: Tensor, size: tuple[int, int]) -> Tensor:

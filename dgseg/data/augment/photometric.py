@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as F
 
+from dgseg.data.augment.geometry import check_range
 from dgseg.data.augment.transform import AnySample, Transform
 from dgseg.data.sample import Draw, Sample
 
@@ -64,6 +65,16 @@ class PhotometricDistortion(Colour):
     each: float = 0.5
     p: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("PhotometricDistortion: contrast", self.contrast)
+        check_range("PhotometricDistortion: saturation", self.saturation)
+        if not (self.brightness >= 0 and 0 <= self.hue <= 180 and 0 <= self.each <= 1):
+            raise ValueError(
+                f"PhotometricDistortion: brightness {self.brightness} is at least 0, hue {self.hue} lies in 0 to 180 "
+                f"degrees, each {self.each} is a probability"
+            )
+
     def recolour(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         chosen = rng.random(4) < self.each
         first = bool(rng.random() < 0.5)
@@ -96,6 +107,14 @@ class ColourJitter(Colour):
     hue: float = 0.1
     p: float = 0.5
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (min(self.brightness, self.contrast, self.saturation) >= 0 and 0 <= self.hue <= 0.5):
+            raise ValueError(
+                f"ColourJitter: brightness {self.brightness}, contrast {self.contrast} and saturation "
+                f"{self.saturation} are at least 0, hue {self.hue} lies in 0 to 0.5"
+            )
+
     def recolour(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         order = rng.permutation(4)
         spread = np.array((self.brightness, self.contrast, self.saturation))
@@ -118,6 +137,10 @@ class GaussianBlur(Colour):
 
     sigma: tuple[float, float] = (0.15, 1.3)
     p: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("GaussianBlur: sigma", self.sigma)
 
     def recolour(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         sigma = float(rng.uniform(*self.sigma))

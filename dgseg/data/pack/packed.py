@@ -14,8 +14,10 @@ from torch import Tensor
 
 from dgseg.data.dataset import CorruptFile, DataError, Dataset
 from dgseg.data.pack.codec import Tiles, decode_image, decode_map
-from dgseg.data.pack.layout import FORMAT, INDEX, MANIFEST, PART, PLAN, read_json, shard_name
+from dgseg.data.pack.layout import FORMAT, INDEX, MANIFEST, PART, PLAN, read_json, sealed, shard_name
 from dgseg.data.sample import Box, LazySample, Sample
+
+SMALL_FILES = ("index.npy", "class_pixels.npy", "ids.txt")  # checked when a pack is opened
 
 
 class Packed(Dataset):
@@ -34,6 +36,8 @@ class Packed(Dataset):
         self._tile = tuple(settings["tile"])
         self._maps = {name: np.dtype(kind) for name, kind in source["maps"].items()}
         # Mapped, not read: what loader processes share stays one copy.
+        for name in SMALL_FILES:
+            _check_file(self.root / name, manifest["files"][name])
         self._index = np.load(self.root / "index.npy", mmap_mode="r")
         self._class_pixels = np.load(self.root / "class_pixels.npy", mmap_mode="r")
         self._ids = np.memmap(self.root / "ids.txt", np.uint8, "r")
@@ -97,13 +101,12 @@ class Packed(Dataset):
         return LazySample(label, self.id(index), size, decode)
 
     def verify(self, progress: Callable[[int], None] = lambda more: None) -> None:
-        """Reads every byte; raises CorruptFile at the first damaged file or record."""
-        for name, entry in self.manifest["files"].items():
-            if "crc32" in entry and zlib.crc32((self.root / name).read_bytes()) != entry["crc32"]:
-                raise CorruptFile(self.root / name, f"is damaged. Delete it and {MANIFEST}, and pack again")
+        """Reads every byte and decodes every sample; raises CorruptFile at the first damaged record or file."""
         for index in range(len(self)):
             self[index]
             progress(1)
+        for name, entry in self.manifest["files"].items():
+            _check_file(self.root / name, entry)
 
     def _decode(
         self,
@@ -202,6 +205,8 @@ def _manifest(root: Path) -> dict[str, Any]:
     manifest = read_json(root / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise DataError(f"{root} has pack format {manifest.get('format')}, this dgseg reads {FORMAT}: pack it again")
+    if manifest != sealed(manifest):
+        raise CorruptFile(root / MANIFEST, "is damaged. Delete it and run the same `dgseg data pack` again")
     for name, entry in manifest["files"].items():
         have = (root / name).stat().st_size if (root / name).exists() else None
         if have != entry["bytes"]:
@@ -210,3 +215,10 @@ def _manifest(root: Path) -> dict[str, Any]:
                 root / name, f"{said}. Delete it and {MANIFEST}, and run the same `dgseg data pack` again"
             )
     return manifest
+
+
+def _check_file(path: Path, entry: dict[str, int]) -> None:
+    # Mapped: a shard need not fit into memory, and pages that are read anyway are read once.
+    content = np.memmap(path, np.uint8, "r")
+    if zlib.crc32(content.data) != entry["crc32"]:
+        raise CorruptFile(path, f"is damaged. Delete it and {MANIFEST}, and run the same `dgseg data pack` again")

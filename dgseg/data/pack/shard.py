@@ -3,6 +3,7 @@
 import io
 import os
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Footer:
     class_pixels: npt.NDArray[np.int64]
     ids: bytes
     shard_bytes: int
-    records_crc: int  # of everything before the footer
+    shard_crc: int
 
 
 class ShardWriter:
@@ -106,8 +107,9 @@ class ShardWriter:
         self._aside.replace(self.path)
 
     def discard(self) -> None:
-        self._file.close()
         self._aside.unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk fails again, on what is still in the buffer
+            self._file.close()
 
 
 def kinds(sample: Sample) -> dict[str, str]:
@@ -143,7 +145,6 @@ def read_footer(path: Path) -> Footer:
                 content = file.read(int(trailer["footer_bytes"]))
                 if zlib.crc32(content) == trailer["footer_crc"]:
                     found = np.load(io.BytesIO(content), allow_pickle=False)
-                    return Footer(
-                        found["index"], found["class_pixels"], found["ids"].tobytes(), size, int(trailer["records_crc"])
-                    )
+                    crc = zlib.crc32(content + raw, int(trailer["records_crc"]))
+                    return Footer(found["index"], found["class_pixels"], found["ids"].tobytes(), size, crc)
     raise DataError(f"{path} is damaged. Delete this file and run the same `dgseg data pack` again")

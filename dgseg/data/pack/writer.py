@@ -2,13 +2,15 @@
 same call continues with the missing ones."""
 
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
 import multiprocessing
 import os
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,19 @@ import torch
 
 import dgseg
 from dgseg.data.dataset import DataError, Dataset
-from dgseg.data.pack.layout import FORMAT, MANIFEST, PLAN, file_entry, read_json, shard_name, write_json, write_whole
+from dgseg.data.pack.layout import (
+    ASIDE,
+    FORMAT,
+    LOCK,
+    MANIFEST,
+    PLAN,
+    file_entry,
+    read_json,
+    sealed,
+    shard_name,
+    write_json,
+    write_whole,
+)
 from dgseg.data.pack.shard import Settings, ShardWriter, kinds, read_footer
 
 Progress = Callable[[int], None]  # told how many more samples are done
@@ -39,17 +53,38 @@ def pack(
     if not len(dataset):
         raise DataError(f"{dataset.name} is empty: there is nothing to pack")
     plan = _plan(dataset, settings)
-    _begin(out, plan)
-    count = plan["shards"]
-    missing = [shard for shard in range(count) if not (out / shard_name(shard)).exists()]
-    per_shard = settings.samples_per_shard
-    progress(len(dataset) - sum(min(per_shard, len(dataset) - shard * per_shard) for shard in missing))
-    if workers == 1 or len(missing) <= 1:
-        for shard in missing:
-            _write_shard(dataset, out, plan, settings, shard, progress)
-    else:
-        _spread(dataset, out, plan, settings, missing, min(workers, len(missing)), progress)
-    _finish(out, plan)
+    with _alone(out):
+        _begin(out, plan)
+        missing = [shard for shard in range(plan["shards"]) if not (out / shard_name(shard)).exists()]
+        per_shard = settings.samples_per_shard
+        progress(len(dataset) - sum(min(per_shard, len(dataset) - shard * per_shard) for shard in missing))
+        if workers == 1 or len(missing) <= 1:
+            for shard in missing:
+                _write_shard(dataset, out, plan, settings, shard, progress)
+        else:
+            _spread(dataset, out, plan, settings, missing, min(workers, len(missing)), progress)
+        _finish(out, plan)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """A second process would take this one's unfinished files for what a killed one left."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file. Choose a new or empty folder")
+    if out.is_dir() and not (out / PLAN).exists() and any(not _ours(path) for path in out.iterdir()):
+        raise DataError(f"{out} exists and is no pack. Choose a new or empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{out}: another process is packing into this folder. Wait for it, or end it") from error
+        yield
+
+
+def _ours(path: Path) -> bool:
+    """What stands in the folder of a run that was killed before its plan was written."""
+    return path.name == LOCK or path.match(ASIDE)
 
 
 def _plan(dataset: Dataset, settings: Settings) -> dict[str, Any]:
@@ -78,10 +113,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
         if begun != plan:
             raise DataError(f"{out} holds another pack: {_difference(begun, plan)}. Choose another folder or delete it")
         _sweep(out)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is no pack. Choose a new or empty folder")
     else:
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / PLAN, plan)
 
 
@@ -103,10 +135,10 @@ def _write_shard(
         for index in range(first, min(first + settings.samples_per_shard, len(dataset))):
             writer.add(dataset[index])
             progress(1)
+        writer.finish()
     except BaseException:
         writer.discard()
         raise
-    writer.finish()
 
 
 def _spread(
@@ -136,7 +168,10 @@ def _spread(
                 told = done.get(timeout=1)
             except queue.Empty:
                 if fallen := [process.exitcode for process in processes if process.exitcode]:
-                    raise RuntimeError(f"a packing process died with status {fallen[0]}; run again to go on") from None
+                    raise DataError(
+                        f"{out}: a packing process died (status {fallen[0]}), perhaps for want of memory. Run the same "
+                        "again to go on, with fewer workers"
+                    ) from None
                 continue
             if isinstance(told, BaseException):
                 raise told
@@ -171,12 +206,15 @@ def _work(
 
 def _portable(error: Exception) -> Exception:
     """Not every library's exceptions survive pickling; their words do."""
-    return error if isinstance(error, DataError) else RuntimeError(f"{type(error).__name__}: {error}")
+    if isinstance(error, DataError):
+        return error
+    words = f"{type(error).__name__}: {error}"
+    return OSError(words) if isinstance(error, OSError) else RuntimeError(words)
 
 
 def _sweep(out: Path) -> None:
     """What a killed run left half written."""
-    for aside in out.glob(".*.tmp"):
+    for aside in out.glob(ASIDE):
         aside.unlink(missing_ok=True)
 
 
@@ -197,9 +235,9 @@ def _finish(out: Path, plan: dict[str, Any]) -> None:
         write_whole(out / name, content)
     files = {name: file_entry(content) for name, content in contents.items()}
     for shard, footer in enumerate(footers):
-        files[shard_name(shard)] = {"bytes": footer.shard_bytes, "records_crc32": footer.records_crc}
+        files[shard_name(shard)] = {"bytes": footer.shard_bytes, "crc32": footer.shard_crc}
     versions = {"dgseg": dgseg.__version__, "pillow": PIL.__version__}
-    write_json(out / MANIFEST, plan | {"written_by": versions, "files": files})
+    write_json(out / MANIFEST, sealed(plan | {"written_by": versions, "files": files}))
 
 
 def _npy(array: Any) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dgseg.data.dataset import DataError
-from dgseg.data.sample import Draw, generator
+from dgseg.data.sample import Draw, check_seed, generator
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ class Sampler(ABC):
     sizes: tuple[int, ...]  # samples of every source
     shares: tuple[float, ...]  # which part of the draws every source is configured to get
     lookahead: int | None = None  # None: any number of steps
+    step: int | None = None  # the next to be observed, where a sampler learns
 
     @abstractmethod
     def draws(self, step: int) -> list[Draw]: ...
@@ -62,6 +63,7 @@ class StatelessSampler(Sampler):
     def __init__(self, batch_size: int, seed: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        check_seed(seed)
         self.batch_size = batch_size
         self.seed = seed
 

@@ -12,7 +12,7 @@ from dgseg.data.sample import Draw
 
 log = logging.getLogger(__name__)
 EXPECTED = 20  # a source that should have been drawn this often and never was: by chance once in 5e8
-AT_LEAST = 100
+AT_LEAST = 100  # before that only the end of a run judges
 
 
 class DrawCounts:
@@ -22,7 +22,7 @@ class DrawCounts:
                 raise DataError(f"source {name} is configured, but its share is {share}: remove it or give it a share")
         self.names = tuple(names)
         self.by_source = [0] * len(names)
-        self._patience = [max(AT_LEAST, math.ceil(EXPECTED / share)) for share in shares]
+        self._patience = [math.ceil(EXPECTED / share) for share in shares]
 
     @property
     def total(self) -> int:
@@ -33,6 +33,10 @@ class DrawCounts:
 
     def add(self, counts: Sequence[int]) -> None:
         self.by_source = [before + more for before, more in zip(self.by_source, counts, strict=True)]
+        if self.total >= AT_LEAST:
+            self._refuse_absent()
+
+    def _refuse_absent(self) -> None:
         for name, count, patience in zip(self.names, self.by_source, self._patience, strict=True):
             if count == 0 and self.total >= patience:
                 raise DataError(
@@ -43,6 +47,7 @@ class DrawCounts:
     def end(self) -> None:
         """A run too short to judge by is not refused; that a source was left out is said."""
         log.info("draws per source: %s", self)
+        self._refuse_absent()
         for name, count in zip(self.names, self.by_source, strict=True):
             if count == 0:
                 log.warning("source %s is configured, but the run ended without a draw from it", name)

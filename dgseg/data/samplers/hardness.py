@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dgseg.data.sample import Draw
+from dgseg.data.sample import Draw, check_seed
 from dgseg.data.samplers.base import Purpose, Sampler, StatelessSampler, uniforms
 
 if TYPE_CHECKING:
@@ -43,8 +43,10 @@ class HardnessConfig:
             raise ValueError(f"hardness: window is {self.window} steps; it must be at least 1")
         if self.decay not in get_args(Decay):
             raise ValueError(f"hardness: decay is {self.decay!r}; there are {', '.join(get_args(Decay))}")
-        if not self.steepness > 0:
-            raise ValueError(f"hardness: steepness is {self.steepness}; it must be above 0")
+        if not 0 < self.steepness < math.inf:
+            raise ValueError(f"hardness: steepness is {self.steepness}; it must be above 0 and finite")
+        if self.midpoint is not None and not math.isfinite(self.midpoint):
+            raise ValueError(f"hardness: midpoint is {self.midpoint}; it is a number of updates, or None")
 
 
 class Hardness(Sampler):
@@ -59,6 +61,7 @@ class Hardness(Sampler):
         self.config = config or HardnessConfig()
         if max_steps < 1:
             raise ValueError(f"hardness: max_steps is {max_steps}; the schedule needs the length of the run")
+        check_seed(seed)
         self.base = base
         self.seed = seed
         self.batch_size, self.sizes, self.shares = base.batch_size, base.sizes, base.shares
@@ -67,7 +70,7 @@ class Hardness(Sampler):
         self.table: HardnessTable = HardnessTable(
             sum(self.sizes), beta=self.config.beta, temperature=self.config.temperature
         )
-        self.step = 0  # the first that is not yet observed
+        self.step: int = 0
         self._starts = np.cumsum((0, *self.sizes))
         self._pending: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] = []
         self._images = {window: self._draw_window(window) for window in (0, 1)}
