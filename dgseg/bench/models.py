@@ -27,6 +27,7 @@ WARM_UPS = 3
 EAGER, CHANNELS_LAST, FOLDED, COMPILED = "eager", "channels last", "folded", "compiled"
 COMPILED_TARGET = 1.3  # of BiSeNet's inference on a CPU
 SAME_WORK = 0.9  # a peer with fewer multiply-adds than this share of ours is compared per multiply-add
+LEAST_WORK = 0.5  # and one with fewer than this share only shown: it is a part of ours, its operations are others
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,8 @@ def _judge(rows: list[Row], settings: Settings) -> list[Verdict]:
             continue
         reached = peer.times.median / eager.times.median
         share = peer.arithmetic.macs / eager.arithmetic.macs
+        if share < LEAST_WORK:
+            continue
         text = f"{eager.name} eager not slower than {peer.name}"
         if share < SAME_WORK:
             reached /= share
@@ -255,7 +258,11 @@ def profile(name: str, settings: Settings, exported: list[Path]) -> Result:
     for peer in peers(name) if settings.peers else []:
         torch.manual_seed(0)
         make = partial(peer.build, settings.num_classes)
-        contest.enter(Row(peer.name, "peer", *_counted(make, settings)), way(make()))
+        peer_parameters, peer_cost = _counted(make, settings)
+        contest.enter(Row(peer.name, "peer", peer_parameters, peer_cost), way(make()))
+        share = peer_cost.macs / cost.macs
+        if share < LEAST_WORK:
+            notes.append(f"{peer.name} does {share:.2f} of its multiply-adds, a part of it: shown, not compared")
     if settings.peers and not peers(name):
         notes.append("transformers, segmentation-models-pytorch and timm have no equivalent of it")
     if settings.compile and not settings.train:

@@ -72,17 +72,19 @@ def example(model: SegmentationModel, batch: int, height: int, width: int, input
 
 
 def _other_shape(model: SegmentationModel, height: int, width: int) -> tuple[int, int, int]:
-    return 2, height + model.multiple, width + 2 * model.multiple
+    return 2, height + model.dynamic_multiple, width + 2 * model.dynamic_multiple
 
 
 def _program(graph: Graph, height: int, width: int, input: Input, dynamic: bool) -> Any:
     model = graph.model
     if not dynamic:
         return torch.export.export(graph, (example(model, 1, height, width, input),))
-    least, most = max(1, -(-model.minimum // model.multiple)), 16384 // model.multiple
+    multiple = model.dynamic_multiple
+    # Twice the smallest image: where the coarsest map has one cell, the graph would be another.
+    least, most = -(-2 * model.minimum // multiple), 16384 // multiple
     sides: list[Any] = [torch.export.Dim(name, min=least, max=most) for name in ("rows", "columns")]
-    if model.multiple > 1:
-        sides = [model.multiple * side for side in sides]
+    if multiple > 1:
+        sides = [multiple * side for side in sides]
     shapes = ({0: torch.export.Dim("batch", min=1, max=1024), 2: sides[0], 3: sides[1]},)
     try:
         # A batch of one would be taken for a constant.
@@ -128,13 +130,18 @@ def _difference(graph: Graph, run: Callable[[Tensor], Tensor], images: Tensor) -
     return float((logits.amax(1) - theirs).max()), largest
 
 
-def _check(model: SegmentationModel, path: Path, to: Format, height: int, width: int, output: Output) -> None:
+def _check(
+    model: SegmentationModel, path: Path, to: Format, height: int, width: int, dynamic: bool, output: Output
+) -> None:
     if model.training:
         raise ValueError("a model is exported in eval mode: call .eval()")
-    if height % model.multiple or width % model.multiple:
+    multiple = model.dynamic_multiple if dynamic else model.multiple
+    if height % multiple or width % multiple:
         raise ValueError(
-            f"{type(model).__name__} takes sides that are multiples of {model.multiple}; {height}x{width} are not"
+            f"{type(model).__name__} takes sides that are multiples of {multiple}; {height}x{width} are not"
         )
+    if dynamic and min(height, width) < 2 * model.minimum:
+        raise ValueError(f"for any size, export with sides of at least {2 * model.minimum}; these are {height}x{width}")
     model.check(torch.empty(1, 3, height, width, device="meta"))
     if path.suffix != SUFFIXES[to]:
         raise ValueError(f"a file for {to} ends in {SUFFIXES[to]}; this one is {path.name}")
@@ -176,7 +183,7 @@ def export(
 ) -> Exported:
     """Writes the file and runs it beside the model: at this size, and where dynamic at another one, two at a time. A
     file whose output differs is not kept; what was at the path before then stays."""
-    _check(model, path, to, height, width, output)
+    _check(model, path, to, height, width, dynamic, output)
     graph = Graph(model, output).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own internals

@@ -53,6 +53,22 @@ def test_any_size(to: str, output: str, tmp_path: Path) -> None:
         assert (found == expected).float().mean() > 0.999
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("segformer_b0", ["1x64x64", "2x65x66"]),
+        pytest.param("daformer_mitb0", ["1x64x64", "2x65x66"], marks=pytest.mark.slow),
+        pytest.param("hrda_mitb0", ["1x128x128", "2x144x160"], marks=pytest.mark.slow),
+        pytest.param("hrda_r101", ["1x128x128", "2x160x192"], marks=pytest.mark.slow),
+    ],
+)
+def test_transformers_and_hrda_take_any_size(name: str, sizes: list[str], tmp_path: Path) -> None:
+    side = int(sizes[0].split("x")[1])
+    done = export(tiny(name).eval(), tmp_path / "m.pt2", "torch-export", height=side, width=side, dynamic=True)
+    assert done.ok
+    assert done.sizes == sizes
+
+
 @pytest.mark.parametrize("name", ["vit_small_dinov3", pytest.param("mask2former_r50", marks=pytest.mark.slow)])
 def test_models_for_one_size_say_so(name: str, tmp_path: Path) -> None:
     """transformers' reference points and timm's rotary positions are made for the size that is traced."""
