@@ -174,7 +174,7 @@ class _Contest:
         ]
 
 
-def _judge(rows: list[Row], settings: Settings) -> list[Verdict]:
+def judge(rows: list[Row], settings: Settings) -> list[Verdict]:
     ways = {row.way: row for row in rows if row.times and row.way != "peer"}
     verdicts = []
     eager, compiled = (ways.get(way) for way in (EAGER, COMPILED))
@@ -273,4 +273,4 @@ def profile(name: str, settings: Settings, exported: list[Path]) -> Result:
     if reason := memory.why_not(settings.device):
         notes.append(reason)
     notes += model_papers.notes(name, settings.size, trainable, cost, model.published_surplus(*settings.size))
-    return Result(name, rows, _judge(rows, settings), model_papers.TABLES.get(name, []), notes)
+    return Result(name, rows, judge(rows, settings), model_papers.TABLES.get(name, []), notes)
