@@ -111,15 +111,20 @@ def plot(results: list[Result], settings: Settings, where: str, path: Path) -> N
                 linewidths=0,
                 label=kind,
             )
+    counts = [row.parameters.total for row in rows if row.parameters]
+    middle = (min(counts) * max(counts)) ** 0.5
     for row in rows:
         assert row.parameters
         assert row.times
+        left = row.parameters.total > middle  # of the point, where there is room
+        below = row.way == "folded" or row.name.startswith("smp")  # they lie where another one does
         label = row.name if row.way in ("eager", "peer") else f"{row.name}, {row.way}"
         axes.annotate(
             label,
             (row.parameters.total / 1e6, row.times.median * 1e3),
-            xytext=(7, -9 if row.way == "folded" else 3),  # it lies where eager does
+            xytext=(-7 if left else 7, -9 if below else 3),
             textcoords="offset points",
+            ha="right" if left else "left",
             fontsize=8,
         )
     axes.set(xscale="log", yscale="log", xlabel="parameters (millions)", ylabel="median latency of a batch (ms)")
