@@ -48,6 +48,20 @@ def _segformer(size: str, num_classes: int) -> nn.Module:
     return _Logits(SegformerForSemanticSegmentation(config))
 
 
+def _smp_segformer(size: str, num_classes: int) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    with torch.device("cpu"):  # its constructor does not know the meta device
+        model: nn.Module = smp.Segformer(
+            f"mit_{size}",
+            encoder_weights=None,
+            decoder_segmentation_channels=256 if size in ("b0", "b1") else 768,
+            classes=num_classes,
+            upsampling=1,
+        )
+    return model
+
+
 def _deeplabv3plus(encoder: str, num_classes: int) -> nn.Module:
     import segmentation_models_pytorch as smp
 
@@ -114,7 +128,10 @@ def peers(name: str) -> list[Peer]:
     """Empty where no library has such a model."""
     family, _, rest = name.partition("_")
     if family == "segformer":
-        return [Peer("transformers SegFormer", partial(_segformer, rest))]
+        return [
+            Peer("transformers SegFormer", partial(_segformer, rest)),
+            Peer("smp SegFormer", partial(_smp_segformer, rest)),
+        ]
     if rest.startswith("mitb"):
         return [Peer("transformers SegFormer", partial(_segformer, rest.removeprefix("mit")))]
     if family == "deeplabv3plus" and rest in ("r50", "mobilenetv2"):

@@ -43,9 +43,9 @@ def _line(row: Row, batch: int) -> str:
     params = f"{row.parameters.total / 1e6:.2f}/{row.parameters.trainable / 1e6:.2f}"
     peak = "-" if row.peak_extra is None else f"{row.peak_extra / 1e6:.0f}"
     return (
-        f"  {label:34}{params:>15}{row.arithmetic.macs / 1e9:>9.2f}{row.arithmetic.flops / 1e9:>9.2f}"
-        f"{row.times.median * 1e3:>11.2f}{row.times.p95 * 1e3:>10.2f}{batch / row.times.median:>9.2f}"
-        f"{row.parameters.bytes / 1e6:>9.0f}{peak:>9}"
+        f"  {label:42}{params:>14}{row.arithmetic.macs / 1e9:>8.2f}{row.arithmetic.flops / 1e9:>9.2f}"
+        f"{row.times.median * 1e3:>10.2f}{row.times.p95 * 1e3:>9.2f}{batch / row.times.median:>8.2f}"
+        f"{row.parameters.bytes / 1e6:>8.0f}{peak:>8}"
     )
 
 
@@ -53,16 +53,16 @@ def text(result: Result, settings: Settings) -> str:
     lines = [
         "",
         f"{result.name}: {settings_text(settings)}",
-        f"  {'':34}{'params M':>15}{'MACs':>9}{'FLOPs':>9}{'median':>11}{'p95':>10}{'':>9}{'weights':>9}{'peak +':>9}",
-        f"  {'':34}{'all/trained':>15}{'G':>9}{'G':>9}{'ms':>11}{'ms':>10}{'FPS':>9}{'MB':>9}{'MB':>9}",
+        f"  {'':42}{'params M':>14}{'MACs':>8}{'FLOPs':>9}{'median':>10}{'p95':>9}{'':>8}{'weights':>8}{'peak +':>8}",
+        f"  {'':42}{'all/trained':>14}{'G':>8}{'G':>9}{'ms':>10}{'ms':>9}{'FPS':>8}{'MB':>8}{'MB':>8}",
         *(_line(row, settings.batch) for row in result.rows),
     ]
     for row in result.published:
         size = f"{row.size[0]}x{row.size[1]}"
         fps = f"{row.fps:.2f}" if row.fps else "-"
         lines.append(
-            f"  {f'published: {row.name}, {size}':34}{row.params_m:>15.2f}{row.gflops:>9.2f}{'':9}"
-            f"{row.milliseconds:>11.2f}{'':10}{fps:>9}"
+            f"  {f'published: {row.name}, {size}':42}{row.params_m:>14.2f}{row.gflops:>8.2f}{'':9}"
+            f"{row.milliseconds:>10.2f}{'':9}{fps:>8}"
         )
     if result.published:
         lines.append(f"    ({result.published[0].paper})")
@@ -111,15 +111,20 @@ def plot(results: list[Result], settings: Settings, where: str, path: Path) -> N
                 linewidths=0,
                 label=kind,
             )
+    counts = [row.parameters.total for row in rows if row.parameters]
+    middle = (min(counts) * max(counts)) ** 0.5
     for row in rows:
         assert row.parameters
         assert row.times
+        left = row.parameters.total > middle  # of the point, where there is room
+        below = row.way == "folded" or row.name.startswith("smp")  # they lie where another one does
         label = row.name if row.way in ("eager", "peer") else f"{row.name}, {row.way}"
         axes.annotate(
             label,
             (row.parameters.total / 1e6, row.times.median * 1e3),
-            xytext=(7, -9 if row.way == "folded" else 3),  # it lies where eager does
+            xytext=(-7 if left else 7, -9 if below else 3),
             textcoords="offset points",
+            ha="right" if left else "left",
             fontsize=8,
         )
     axes.set(xscale="log", yscale="log", xlabel="parameters (millions)", ylabel="median latency of a batch (ms)")

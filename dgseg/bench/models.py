@@ -24,9 +24,10 @@ from dgseg.models.lora import has_adapters, merge_adapters
 from dgseg.models.profiling import Arithmetic, Parameters, arithmetic, parameters
 
 WARM_UPS = 3
-EAGER, FOLDED, COMPILED = "eager", "folded", "compiled"
+EAGER, CHANNELS_LAST, FOLDED, COMPILED = "eager", "channels last", "folded", "compiled"
 COMPILED_TARGET = 1.3  # of BiSeNet's inference on a CPU
 SAME_WORK = 0.9  # a peer with fewer multiply-adds than this share of ours is compared per multiply-add
+LEAST_WORK = 0.5  # and one with fewer than this share only shown: it is a part of ours, its operations are others
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Settings:
 @dataclass(frozen=True)
 class Row:
     name: str
-    way: str  # eager, folded, compiled, a file's format; "peer"
+    way: str  # eager, channels last, folded, compiled, a file's format; "peer"
     parameters: Parameters | None = None
     arithmetic: Arithmetic | None = None  # of one image, in inference
     times: Times | None = None  # of one batch
@@ -173,7 +174,7 @@ class _Contest:
         ]
 
 
-def _judge(rows: list[Row], settings: Settings) -> list[Verdict]:
+def judge(rows: list[Row], settings: Settings) -> list[Verdict]:
     ways = {row.way: row for row in rows if row.times and row.way != "peer"}
     verdicts = []
     eager, compiled = (ways.get(way) for way in (EAGER, COMPILED))
@@ -181,11 +182,17 @@ def _judge(rows: list[Row], settings: Settings) -> list[Verdict]:
         reached = eager.times.median / compiled.times.median
         wanted = COMPILED_TARGET if eager.name == "bisenet_r18" and not settings.train else 1.0
         verdicts.append(Verdict(f"{eager.name} compiled at least {wanted:g}x eager", reached, reached >= wanted))
+    if CHANNELS_LAST in ways and compiled and compiled.times and (last := ways[CHANNELS_LAST].times):
+        reached = last.median / compiled.times.median
+        text = f"{compiled.name} compiled not slower than eager in its layout, channels last"
+        verdicts.append(Verdict(text, reached, reached >= 1.0))
     for peer in rows:
         if peer.way != "peer" or not (peer.times and eager and eager.times and peer.arithmetic and eager.arithmetic):
             continue
         reached = peer.times.median / eager.times.median
         share = peer.arithmetic.macs / eager.arithmetic.macs
+        if share < LEAST_WORK:
+            continue
         text = f"{eager.name} eager not slower than {peer.name}"
         if share < SAME_WORK:
             reached /= share
@@ -222,7 +229,7 @@ def profile(name: str, settings: Settings, exported: list[Path]) -> Result:
             # As for serving: without features, which would each have to be laid out for the caller; and on a CPU with
             # constant weights in the layout that its convolutions are fastest in, whatever the images' own.
             options: dict[str, Any] | None = None
-            if settings.device.type == "cpu":
+            if on_cpu:
                 options = {"freezing": True}
                 placed = placed.to(memory_format=torch.channels_last)
             whole = Graph(placed, "logits") if isinstance(placed, SegmentationModel) else placed
@@ -232,6 +239,12 @@ def profile(name: str, settings: Settings, exported: list[Path]) -> Result:
         return make
 
     contest.enter(row, way(model))
+    on_cpu = settings.device.type == "cpu"
+    if settings.compile and on_cpu and not (settings.train or settings.channels_last):
+        # The compiled row's layout without its compiler: what of its gain is whose.
+        changed = dataclasses.replace(settings, channels_last=True)
+        last = _placed(copy.deepcopy(model), changed)
+        contest.enter(dataclasses.replace(row, way=CHANNELS_LAST), lambda: _call(last, last, _images(changed), changed))
     served: nn.Module = model
     if settings.fold and not settings.train:
         served, folded = fold_batch_norms(copy.deepcopy(model).to(memory_format=torch.contiguous_format))
@@ -245,15 +258,19 @@ def profile(name: str, settings: Settings, exported: list[Path]) -> Result:
     for peer in peers(name) if settings.peers else []:
         torch.manual_seed(0)
         make = partial(peer.build, settings.num_classes)
-        contest.enter(Row(peer.name, "peer", *_counted(make, settings)), way(make()))
+        peer_parameters, peer_cost = _counted(make, settings)
+        contest.enter(Row(peer.name, "peer", peer_parameters, peer_cost), way(make()))
+        share = peer_cost.macs / cost.macs
+        if share < LEAST_WORK:
+            notes.append(f"{peer.name} does {share:.2f} of its multiply-adds, a part of it: shown, not compared")
     if settings.peers and not peers(name):
         notes.append("transformers, segmentation-models-pytorch and timm have no equivalent of it")
     if settings.compile and not settings.train:
         what = "of the folded model, " if settings.fold else ""
-        layout = ", with constant weights, channels last" if settings.device.type == "cpu" else ""
+        layout = ", with constant weights, channels last" if on_cpu else ""
         notes.append(f"compiled: {what}logits alone{layout}")
     rows = contest.timed(settings)
     if reason := memory.why_not(settings.device):
         notes.append(reason)
     notes += model_papers.notes(name, settings.size, trainable, cost, model.published_surplus(*settings.size))
-    return Result(name, rows, _judge(rows, settings), model_papers.TABLES.get(name, []), notes)
+    return Result(name, rows, judge(rows, settings), model_papers.TABLES.get(name, []), notes)

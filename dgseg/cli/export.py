@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 
 from dgseg.cli import model_arguments
-from dgseg.models.export import TOLERANCE, export
+from dgseg.models.export import LARGE, TOLERANCE, export
 from dgseg.models.folding import fold_batch_norms
 from dgseg.models.lora import has_adapters, merge_adapters
 
 DESCRIPTION = (
-    "Writes a model as ONNX or as torch.export's program, then runs the file beside the model and prints the largest "
-    f"difference: the exit status is 1 where it is above {TOLERANCE:g}. The graph takes a batch of RGB images."
+    "Writes a model as ONNX or as torch.export's program, then runs the file beside the model. It is kept where no "
+    f"logit differs by more than {TOLERANCE:g}, or {TOLERANCE / LARGE:g} of the largest logit where that is more; "
+    "otherwise the exit status is 1. The graph takes a batch of RGB images."
 )
 
 
@@ -63,12 +64,15 @@ def main(arguments: argparse.Namespace) -> int:
             output=arguments.output,
             input=arguments.input,
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"dgseg export: {error}") from error
     runtime = "ONNX Runtime" if arguments.to == "onnx" else f"torch {torch.__version__}"
     print(
-        f"wrote {done.path} ({done.path.stat().st_size / 1e6:.1f} MB); {runtime} beside dgseg on "
-        f"{', '.join(done.sizes)}: largest difference {done.difference:.2e}, accepted {TOLERANCE:g}: "
-        f"{'OK' if done.ok else 'FAILED'}"
+        f"{runtime} beside dgseg on {', '.join(done.sizes)}: largest difference {done.difference:.2e} of logits up to "
+        f"{done.largest:.3g}, accepted {done.accepted:.1e}: {'OK' if done.ok else 'FAILED'}"
     )
-    return 0 if done.ok else 1
+    if not done.ok:
+        print(f"{done.path} was not written")
+        return 1
+    print(f"wrote {done.path} ({done.path.stat().st_size / 1e6:.1f} MB)")
+    return 0

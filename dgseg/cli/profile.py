@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="a row more: torch.compile, as for serving: logits alone; on a CPU constant weights, channels last",
+        help="rows more: torch.compile, as for serving: logits alone; on a CPU constant weights, channels last, "
+        "beside eager in that layout",
     )
     parser.add_argument("--fold", action="store_true", help="a row more: batch normalisation folded away")
     parser.add_argument("--channels-last", action="store_true", help="all models and images")

@@ -30,6 +30,11 @@ class SegmentationModel(nn.Module, ABC):
         self.num_classes = num_classes
         self.checkpointing = False
 
+    @property
+    def dynamic_multiple(self) -> int:
+        """Of sides, in an exported graph for many sizes: for those its steps are the same."""
+        return self.multiple
+
     def checkpoint_stages(self, on: bool = True) -> Self:
         """Trade time for memory: with it on, training keeps the activations between stages only."""
         self.checkpointing = on

@@ -66,6 +66,10 @@ class HRDA(EncoderDecoder):
         self.detail = detail
         self.windows_per_batch = windows_per_batch
 
+    @property
+    def dynamic_multiple(self) -> int:
+        return 2 * self.multiple  # half of a side is a detail window, exactly: always nine
+
     def detail_side(self, side: int) -> int:
         """Half, rounded up to whole context cells."""
         half = -(-side // (2 * self.multiple)) * self.multiple
@@ -133,8 +137,8 @@ class HRDA(EncoderDecoder):
             windows = torch.cat([images[:, :, top : top + sides[0], left : left + sides[1]] for top, left in chunk])
             logits = self.decode_head(self.encode(windows))[0]
             if total is None:
-                total = logits.new_zeros(len(images), self.num_classes, *counts.shape)
-            for part, (top, left) in zip(logits.split(len(images)), chunk, strict=True):
+                total = logits.new_zeros(images.shape[0], self.num_classes, *counts.shape)
+            for part, (top, left) in zip(logits.unflatten(0, (len(chunk), -1)), chunk, strict=True):
                 there = (
                     slice(top // self.stride, (top + sides[0]) // self.stride),
                     slice(left // self.stride, (left + sides[1]) // self.stride),

@@ -1,5 +1,6 @@
 """Exported files, run by the runtimes that they are for."""
 
+import sys
 from pathlib import Path
 
 import onnxruntime
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from dgseg.cli import main
-from dgseg.models import save_weights
-from dgseg.models.export import TOLERANCE, example, export, runner
+from dgseg.models import build, save_weights
+from dgseg.models.export import TOLERANCE, Exported, example, export, runner
 from tests.models.harness import TINY, tiny
+
+SMALL = ["--size", "64x96"]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +53,22 @@ def test_any_size(to: str, output: str, tmp_path: Path) -> None:
         assert (found == expected).float().mean() > 0.999
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("segformer_b0", ["1x64x64", "2x65x66"]),
+        pytest.param("daformer_mitb0", ["1x64x64", "2x65x66"], marks=pytest.mark.slow),
+        pytest.param("hrda_mitb0", ["1x128x128", "2x144x160"], marks=pytest.mark.slow),
+        pytest.param("hrda_r101", ["1x128x128", "2x160x192"], marks=pytest.mark.slow),
+    ],
+)
+def test_transformers_and_hrda_take_any_size(name: str, sizes: list[str], tmp_path: Path) -> None:
+    side = int(sizes[0].split("x")[1])
+    done = export(tiny(name).eval(), tmp_path / "m.pt2", "torch-export", height=side, width=side, dynamic=True)
+    assert done.ok
+    assert done.sizes == sizes
+
+
 @pytest.mark.parametrize("name", ["vit_small_dinov3", pytest.param("mask2former_r50", marks=pytest.mark.slow)])
 def test_models_for_one_size_say_so(name: str, tmp_path: Path) -> None:
     """transformers' reference points and timm's rotary positions are made for the size that is traced."""
@@ -70,8 +89,20 @@ def test_a_file_that_differs_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return found._replace(logits=found.logits + torch.rand_like(found.logits))
 
     monkeypatch.setattr(model, "predict", noisy)
-    done = export(model, tmp_path / "m.pt2", "torch-export", height=64, width=64)
+    path = tmp_path / "m.pt2"
+    path.write_bytes(b"an earlier file")
+    done = export(model, path, "torch-export", height=64, width=64)
     assert not done.ok
+    assert path.read_bytes() == b"an earlier file"
+    assert list(tmp_path.iterdir()) == [path], "nothing is left beside it"
+
+
+def test_what_is_accepted() -> None:
+    """1e-4 where logits are as training leaves them; the same share of larger ones; never NaN."""
+    assert Exported(Path(), [], 1e-4, 10.0).ok
+    assert not Exported(Path(), [], 1.1e-4, 10.0).ok
+    assert Exported(Path(), [], 1e-3, 100.0).ok
+    assert not Exported(Path(), [], float("nan"), 1.0).ok
 
 
 def test_the_command_exports_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +115,7 @@ def test_the_command_exports_weights(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["export", "bisenet_mini", "--to", "onnx", "-o", str(path), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "folded" in printed
-    assert printed.rstrip().endswith("OK")
+    assert "accepted 1.0e-04: OK" in printed
     images = example(model, 1, 64, 96, "uint8")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (found,) = session.run(["logits"], {"images": images.numpy()})
@@ -99,7 +130,20 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
     model.eval()
     with pytest.raises(ValueError, match="multiples of 32"):
         export(model, tmp_path / "m.onnx", "onnx", height=65, width=64)
+    with pytest.raises(ValueError, match="at least 32 pixels"):
+        export(model, tmp_path / "m.onnx", "onnx", height=0, width=64)
+    with pytest.raises(ValueError, match="holds 256 classes"):
+        export(build("bisenet_mini", 257).eval(), tmp_path / "m.onnx", "onnx", height=64, width=64, output="labels")
     with pytest.raises(ValueError, match=r"ends in \.onnx"):
         export(model, tmp_path / "m.pt2", "onnx", height=64, width=64)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="dgseg export"):
+        main(["export", "bisenet_mini", "--to", "torch-export", "-o", str(tmp_path / "file" / "m.pt2"), *SMALL])
     with pytest.raises(SystemExit, match="no weights file"):
         main(["export", "bisenet_mini", "--to", "onnx", "-o", str(tmp_path / "m.onnx"), "--weights", "absent.pt"])
+
+
+def test_libraries_that_onnx_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ValueError, match=r"ONNX needs onnxscript: pip install"):
+        export(tiny("bisenet_mini").eval(), tmp_path / "m.onnx", "onnx", height=64, width=96)

@@ -10,10 +10,12 @@ from torch import nn
 
 from dgseg.bench import model_papers
 from dgseg.bench.model_peers import peers
+from dgseg.bench.models import Row, Settings, judge
+from dgseg.bench.timing import Times
 from dgseg.cli import main
 from dgseg.models import build
 from dgseg.models.build import MODELS
-from dgseg.models.profiling import arithmetic, parameters
+from dgseg.models.profiling import Arithmetic, Parameters, arithmetic, parameters
 
 PIXELS = 16 * 12
 
@@ -127,6 +129,40 @@ def test_the_table_the_json_and_the_picture(tmp_path: Path, capsys: pytest.Captu
     assert "bisenet_mini (folded)" in printed
     assert "fvcore" in printed
     assert max(len(line) for line in printed.splitlines() if str(tmp_path) not in line) <= 120
+
+
+def row(name: str, way: str, seconds: float, macs: int = 100) -> Row:
+    times = Times.of([seconds])
+    return Row(name, way, Parameters(1, 1, 4), Arithmetic(2 * macs, macs), times)
+
+
+def test_verdicts() -> None:
+    """The compiled row stands beside eager in its own layout too; a peer that does a fraction is not judged."""
+    settings = Settings(
+        device=torch.device("cpu"),
+        size=(64, 96),
+        batch=1,
+        num_classes=19,
+        dtype=torch.float32,
+        rounds=1,
+        train=False,
+        compile=True,
+        fold=False,
+        channels_last=False,
+        peers=True,
+        options={},
+    )
+    rows = [
+        row("bisenet_r18", "eager", 3.0),
+        row("bisenet_r18", "channels last", 1.9),
+        row("bisenet_r18", "compiled", 2.0),
+        row("same", "peer", 2.9),
+        row("less", "peer", 2.5, 80),
+        row("part", "peer", 0.1, 40),
+    ]
+    verdicts = judge(rows, settings)
+    assert [verdict.ok for verdict in verdicts] == [True, False, False, True]
+    assert [verdict.reached for verdict in verdicts] == pytest.approx([1.5, 0.95, 2.9 / 3, 2.5 / 3 / 0.8])
 
 
 def test_training_steps(tmp_path: Path) -> None:

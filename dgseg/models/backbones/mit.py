@@ -43,7 +43,7 @@ def tokens(x_NCHW: Tensor) -> Tensor:
 
 def as_map(x_NLC: Tensor, height: int, width: int) -> Tensor:
     """Channels-last in memory."""
-    return x_NLC.reshape(len(x_NLC), height, width, -1).permute(0, 3, 1, 2)
+    return x_NLC.reshape(x_NLC.shape[0], height, width, -1).permute(0, 3, 1, 2)
 
 
 class PatchEmbed(nn.Module):
