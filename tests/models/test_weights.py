@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,41 @@ def test_copies_beside_the_model_are_ignored_and_named(tmp_path: Path) -> None:
     state = {f"model.{key}": value for key, value in model.state_dict().items()}
     torch.save(state | {"imnet_model.backbone.x": torch.zeros(1)}, tmp_path / "w.pth")
     assert load_weights(tiny(seed=1), tmp_path / "w.pth").ignored == ["imnet_model.backbone.x"]
+
+
+def test_a_wrapper_around_the_model_and_its_copies_comes_off_first(tmp_path: Path) -> None:
+    model, other = tiny(), tiny(seed=1)
+    state = {f"module.model.{key}": value for key, value in model.state_dict().items()}
+    torch.save(state | {"module.imnet_model.x": torch.zeros(1)}, tmp_path / "w.pth")
+    assert load_weights(other, tmp_path / "w.pth").ignored == ["imnet_model.x"]
+    assert equal(model, other)
+
+
+def test_a_wrong_suffix_is_looked_through(tmp_path: Path) -> None:
+    model, other = tiny(), tiny(seed=1)
+    save_weights(model, tmp_path / "w.safetensors")
+    load_weights(other, (tmp_path / "w.safetensors").rename(tmp_path / "w.pth"))
+    assert equal(model, other)
+
+
+def test_half_precision_optimiser_states_and_any_order_of_keys_load(tmp_path: Path) -> None:
+    model, other = tiny(), tiny(seed=1)
+    state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    optimiser = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    torch.save({"optimizer": optimiser, "model": dict(reversed(state.items()))}, tmp_path / "w.pth")
+    load_weights(other, tmp_path / "w.pth")
+    assert all(torch.equal(value, state[key].to(value.dtype)) for key, value in other.state_dict().items())
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    """Its bytes, mapped into memory, would pass for weights."""
+    torch.save(tiny().state_dict(), tmp_path / "w.pth")
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(tmp_path / "w.pth") as plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+    with pytest.raises(WeightsError, match="compressed archive"):
+        load_weights(tiny(), packed)
 
 
 def test_what_does_not_fit_is_an_error_and_without_strict_a_report(tmp_path: Path) -> None:
