@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,24 @@ def test_another_number_of_classes_is_an_error_that_says_so(tmp_path: Path) -> N
     with pytest.raises(WeightsError, match=r"(?s)classifier.weight: \[7, 16, 1, 1\] -> \[5, 16, 1, 1\].*num_classes"):
         load_weights(model, tmp_path / "w.safetensors")
     assert equal(model, before)  # an error changes nothing
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["by names and shapes", "by the file itself"])
+@pytest.mark.parametrize("other", ["daformer_mitb0", "segformer_b1"], ids=["another head", "other shapes"])
+def test_a_relative_with_the_same_names_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, told: bool
+) -> None:
+    names = import_module("dgseg.models.build")
+    few = {name: names.MODELS[name] for name in ("daformer_mitb0", "segformer_b0", "segformer_b1")}
+    monkeypatch.setattr(names, "MODELS", few)
+    file = tmp_path / ("w.safetensors" if told else "w.pth")
+    source = build("segformer_b0", 7)
+    save_weights(source, file) if told else torch.save(source.state_dict(), file)
+    with torch.device("meta"):
+        model = build(other)
+    with pytest.raises(WeightsError, match=f"it looks like segformer_b0, and the model is {other}") as caught:
+        load_weights(model, file)
+    assert "num_classes" not in str(caught.value)
 
 
 def test_linear_and_pointwise_convolution_are_reshaped_and_reported(tmp_path: Path) -> None:
