@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 import zipfile
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,14 @@ TINY = {"width": 8, "decoder": 16}
 def tiny(num_classes: int = 5, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return build("bisenet_mini", num_classes, **TINY)
+
+
+@pytest.fixture(autouse=True)
+def few_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks what a file looks like builds all models: here only those that the tests need."""
+    names = import_module("dgseg.models.build")
+    few = ("bisenet_mini", "daformer_mitb0", "segformer_b0", "segformer_b1")
+    monkeypatch.setattr(names, "MODELS", {name: names.MODELS[name] for name in few})
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
@@ -114,12 +123,7 @@ def test_another_number_of_classes_is_an_error_that_says_so(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("told", [False, True], ids=["by names and shapes", "by the file itself"])
 @pytest.mark.parametrize("other", ["daformer_mitb0", "segformer_b1"], ids=["another head", "other shapes"])
-def test_a_relative_with_the_same_names_is_told_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str, told: bool
-) -> None:
-    names = import_module("dgseg.models.build")
-    few = {name: names.MODELS[name] for name in ("daformer_mitb0", "segformer_b0", "segformer_b1")}
-    monkeypatch.setattr(names, "MODELS", few)
+def test_a_relative_with_the_same_names_is_told_apart(tmp_path: Path, other: str, told: bool) -> None:
     file = tmp_path / ("w.safetensors" if told else "w.pth")
     source = build("segformer_b0", 7)
     save_weights(source, file) if told else torch.save(source.state_dict(), file)
@@ -206,10 +210,16 @@ def test_without_network_the_error_names_the_file_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}"
+    )
+    begun = time.monotonic()
     with pytest.raises(ValueError, match="cannot be reached") as caught:
         pretrained_backbone(nn.Linear(2, 2), True, source)
+    assert time.monotonic() - begun < 10
     assert ("resnet18-0.pth" if source.startswith("http") else "hf download nobody/nothing") in str(caught.value)
+    assert str(tmp_path) in str(caught.value)  # where to put it
 
 
 def test_a_backbone_takes_a_local_file(tmp_path: Path) -> None:

@@ -126,9 +126,7 @@ def _same_but_for_ones(a: Tensor, b: Tensor) -> bool:
     return longer[: len(shorter)] == shorter and all(size == 1 for size in longer[len(shorter) :])
 
 
-def _complaint(
-    model: nn.Module, path: Path, reading: _Reading, report: LoadReport, metadata: dict[str, str]
-) -> str:
+def _complaint(model: nn.Module, path: Path, reading: _Reading, report: LoadReport, metadata: dict[str, str]) -> str:
     lines = [f"{path} ({report.format}) does not fit the model: {report}"]
     kinds = {"missing": report.missing, "unexpected": report.unexpected, "mismatched": report.mismatched}
     lines += [f"  {name}: {_some(keys)}" for name, keys in kinds.items() if keys]
@@ -149,12 +147,15 @@ def _some(keys: Iterable[str], most: int = 8) -> str:
 
 def _stranger(model: nn.Module, path: Path, state: State, metadata: dict[str, str]) -> str:
     wanted = getattr(model, "architecture", "") or type(model).__name__
-    stripped, _ = bare(state)
-    looks = metadata.get("architecture") or next((f.name for f in formats() if f.recognises(set(stripped))), None)
-    looks = looks or _nearest_model(stripped)
-    return (
-        f"{path} is no checkpoint of {wanted}: it looks like {looks or f'none that is known; it holds {_some(state)}'}"
-    )
+    looks = looks_like(bare(state)[0], metadata) or f"none that is known; it holds {_some(state)}"
+    return f"{path} is no checkpoint of {wanted}: it looks like {looks}"
+
+
+def looks_like(state: State, metadata: dict[str, str]) -> str | None:
+    """The architecture or the format that bare keys are of, for error messages."""
+    if architecture := metadata.get("architecture"):
+        return architecture
+    return next((f.name for f in formats() if f.recognises(set(state))), None) or _nearest_model(state)
 
 
 def _nearest_model(state: State) -> str | None:
