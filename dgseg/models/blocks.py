@@ -29,7 +29,7 @@ class ConvNormReLU(nn.Sequential):
 def pool(features: Tensor, norm: nn.Module) -> Tensor:
     """The mean of each map [N, C, 1, 1], for `norm` to see next: in training a batch norm of this process alone needs
     two of them."""
-    if len(features) == 1 and norm.training and isinstance(norm, nn.BatchNorm2d):
+    if len(features) == 1 and norm.training and type(norm) is nn.BatchNorm2d:  # synchronised ones are other types
         raise ValueError(
             "a batch norm over pooled 1x1 maps cannot train on one image: give every worker two or more, or share "
             "statistics between workers (torch.nn.SyncBatchNorm.convert_sync_batchnorm)"

@@ -67,9 +67,8 @@ class DeepLabV3Plus(SegmentationModel):
         self.final1 = nn.Sequential(*ConvNormReLU(304, 256), *ConvNormReLU(256, 256))
         self.final2 = nn.Sequential(nn.Conv2d(256, num_classes, 1))
         self.dsn = nn.Sequential(
-            nn.Conv2d(
-                before_last, 512, 3, padding=1
-            ),  # with a bias, its norm notwithstanding: it is in the checkpoints
+            # With a bias, its norm notwithstanding: it is in the checkpoints.
+            nn.Conv2d(before_last, 512, 3, padding=1),
             nn.BatchNorm2d(512),
             nn.ReLU(inplace=True),
             nn.Dropout2d(aux_dropout),

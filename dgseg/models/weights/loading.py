@@ -134,7 +134,8 @@ def _complaint(model: nn.Module, path: Path, reading: _Reading, report: LoadRepo
         lines.append("  another number of classes? build the model with the checkpoint's num_classes")
     else:
         own = getattr(model, "architecture", "")
-        looks = metadata.get("architecture") or _nearest_model(reading.state)
+        # A published format is named in the first line already.
+        looks = metadata.get("architecture") or (_nearest_model(reading.state) if reading.format == OWN else None)
         if looks and own and looks != own:
             lines.append(f"  it looks like {looks}, and the model is {own}")
     return "\n".join([*lines, "  strict=False loads what fits and leaves the rest as it is"])
