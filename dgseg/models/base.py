@@ -23,7 +23,7 @@ class SegmentationModel(nn.Module, ABC):
     multiple: int = 1  # sides that the network handles exactly; inference pads to it and crops back
     minimum: int = 32  # the smallest side
     architecture: str = ""  # the name that `build` knows the model by; saved with its weights
-    align_corners: ClassVar[bool] = False  # of the upsampling of logits, as the model's published evaluation does it
+    align_corners: bool = False  # of the upsampling of logits in inference; training's losses do it without
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -55,6 +55,10 @@ class SegmentationModel(nn.Module, ABC):
     def check(self, images: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be [N, 3, H, W]; they are {list(images.shape)}")
+        if images.shape[0] == 0:
+            raise ValueError("the batch of images is empty")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ValueError(f"images must be uint8 RGB, or floating and normalised; they are {images.dtype}")
         if min(images.shape[-2:]) < self.minimum:
             raise ValueError(
                 f"{type(self).__name__} needs sides of at least {self.minimum} pixels; the images are "
@@ -66,7 +70,7 @@ class SegmentationModel(nn.Module, ABC):
         self.check(images)
         if images.dtype == torch.uint8:
             images = self.normalise(images)
-        return self.predict(images, seed=seed, step=step)
+        return self.predict(images.to(next(self.parameters()).dtype), seed=seed, step=step)
 
     def published_surplus(self, height: int, width: int) -> tuple[int, int]:
         """Parameters and multiply-accumulates that the published counts hold and this model does without: what a

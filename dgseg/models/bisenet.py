@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dgseg.models.backbones.resnet import ResNet, build_resnet
 from dgseg.models.base import SegmentationModel
-from dgseg.models.blocks import ConvNormReLU, kaiming_init, resize_as
+from dgseg.models.blocks import ConvNormReLU, kaiming_init, pool, resize_as
 from dgseg.models.prediction import Aux, Prediction
 
 
@@ -21,7 +21,7 @@ class AttentionRefinement(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.bn(self.conv(x.mean((2, 3), keepdim=True))))
+        return x * torch.sigmoid(self.bn(self.conv(pool(x, self.bn))))
 
 
 class FeatureFusion(nn.Module):

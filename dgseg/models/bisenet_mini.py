@@ -83,4 +83,8 @@ class BiSeNetMini(SegmentationModel):
 
 
 def bisenet_mini(num_classes: int, pretrained: bool | str, **options: Any) -> SegmentationModel:
+    if pretrained:
+        raise ValueError(
+            "no weights are published for bisenet_mini: leave pretrained=False, load yours by load_weights"
+        )
     return BiSeNetMini(num_classes, **options)

@@ -26,6 +26,17 @@ class ConvNormReLU(nn.Sequential):
         super().__init__(*layers, *([nn.ReLU(inplace=True)] if relu else []))
 
 
+def pool(features: Tensor, norm: nn.Module) -> Tensor:
+    """The mean of each map [N, C, 1, 1], for `norm` to see next: in training a batch norm of this process alone needs
+    two of them."""
+    if len(features) == 1 and norm.training and type(norm) is nn.BatchNorm2d:  # synchronised ones are other types
+        raise ValueError(
+            "a batch norm over pooled 1x1 maps cannot train on one image: give every worker two or more, or share "
+            "statistics between workers (torch.nn.SyncBatchNorm.convert_sync_batchnorm)"
+        )
+    return features.mean((2, 3), keepdim=True)
+
+
 def resize_as(features: Tensor, like: Tensor, *, align_corners: bool = False) -> Tensor:
     """Bilinear, to the height and width of another map."""
     return F.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=align_corners)

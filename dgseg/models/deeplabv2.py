@@ -40,7 +40,8 @@ class DilatedSum(nn.Module):
 
 
 class DeepLabV2(SegmentationModel):
-    """bgr: what the published checkpoints were trained with: blue first, 0..255, mean taken off, not divided."""
+    """What the published checkpoints were trained and measured with: bgr: blue first, 0..255, mean taken off, not
+    divided; align_corners: of the logits' upsampling in inference."""
 
     multiple = 8
 
@@ -52,6 +53,7 @@ class DeepLabV2(SegmentationModel):
         multi_level: bool = False,
         branches: int = 4,
         bgr: bool = False,
+        align_corners: bool = False,
         aux_weight: float = 0.1,
         checkpointing: bool = False,
     ) -> None:
@@ -59,7 +61,7 @@ class DeepLabV2(SegmentationModel):
         if not 1 <= branches <= 4:
             raise ValueError(f"branches is {branches}: the classifier adds 1 to 4 dilated convolutions")
         self.checkpoint_stages(checkpointing)
-        self.bgr, self.aux_weight = bgr, aux_weight
+        self.bgr, self.align_corners, self.aux_weight = bgr, align_corners, aux_weight
         stride_in_first_convolution(backbone)
         dilate(backbone.layer3, 2)
         dilate(backbone.layer4, 4)
@@ -106,6 +108,7 @@ def deeplabv2_r101(
     multi_level: bool = False,
     branches: int = 4,
     bgr: bool = False,
+    align_corners: bool = False,
     aux_weight: float = 0.1,
     layers: tuple[int, int, int, int] | None = None,
     checkpointing: bool = False,
@@ -117,6 +120,7 @@ def deeplabv2_r101(
         multi_level=multi_level,
         branches=branches,
         bgr=bgr,
+        align_corners=align_corners,
         aux_weight=aux_weight,
         checkpointing=checkpointing,
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dgseg.models.base import SegmentationModel
-from dgseg.models.blocks import ConvNormReLU, resize_as
+from dgseg.models.blocks import ConvNormReLU, pool, resize_as
 from dgseg.models.prediction import Aux, Prediction
 
 InstanceNorms = Literal["whitening", "ibn"]
@@ -27,13 +27,14 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Interpolating one pixel is repeating it.
-        image = self.img_conv(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+        image = self.img_conv(pool(x, self.img_conv[1])).expand(-1, -1, *x.shape[-2:])
         return torch.cat([image, *(branch(x) for branch in self.features)], 1)
 
 
 class DeepLabV3Plus(SegmentationModel):
     """instance_norms: None; "whitening", affine-free, for RobustNet's and BlindNet's losses; "ibn", affine. Their maps
-    are the features norm0, norm1, … by position: 0 the stem, 1 to 4 the ends of the trunk's layers."""
+    are the features norm0, norm1, … by position: 0 the stem, 1 to 4 the ends of the trunk's layers. align_corners: of
+    the logits' upsampling in inference; the published checkpoints were trained and measured with it."""
 
     multiple = 16
 
@@ -47,11 +48,13 @@ class DeepLabV3Plus(SegmentationModel):
         output_stride: int = 16,
         aux_weight: float = 0.4,
         aux_dropout: float = 0.1,
+        align_corners: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__(num_classes)
         trunk: Any = backbone
         _check(instance_norms, positions, output_stride, trunk.norm_positions)
+        self.align_corners = align_corners
         self.checkpoint_stages(checkpointing)
         self.aux_weight, self.positions = aux_weight, positions if instance_norms else ()
         trunk.dilate(output_stride)
@@ -64,9 +67,8 @@ class DeepLabV3Plus(SegmentationModel):
         self.final1 = nn.Sequential(*ConvNormReLU(304, 256), *ConvNormReLU(256, 256))
         self.final2 = nn.Sequential(nn.Conv2d(256, num_classes, 1))
         self.dsn = nn.Sequential(
-            nn.Conv2d(
-                before_last, 512, 3, padding=1
-            ),  # with a bias, its norm notwithstanding: it is in the checkpoints
+            # With a bias, its norm notwithstanding: it is in the checkpoints.
+            nn.Conv2d(before_last, 512, 3, padding=1),
             nn.BatchNorm2d(512),
             nn.ReLU(inplace=True),
             nn.Dropout2d(aux_dropout),

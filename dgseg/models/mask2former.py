@@ -1,8 +1,9 @@
 """Mask2Former with a ResNet-50, its network from transformers: queries that each predict a class and a mask, turned
 into one score per class and pixel. Its own loss, which matches queries with an image's classes, is mask_loss.py.
 
-The logits are log Σ_q p_q(c)·sigmoid(mask_q), the logarithm of the published semantic scores: their argmax is the
-published one, and their softmax, hence a cross-entropy on them, normalises the scores over the classes.
+The logits are log Σ_q p_q(c)·sigmoid(mask_q), the logarithm of the published semantic scores at the masks' resolution
+(the published code upsamples masks before it adds them up, here the logits are upsampled): their argmax is the
+published one there, and their softmax, hence a cross-entropy on them, normalises the scores over the classes.
 
 Hooks for an uncertainty head: features["pre_classifier"] is Σ_q sigmoid(mask_q)·query_q, on which a bias-free linear
 copy W of the class predictor gives Σ_q sigmoid(mask_q)·(W query_q); `extra` holds the queries themselves."""

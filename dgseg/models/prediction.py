@@ -24,6 +24,8 @@ class Aux(NamedTuple):
 
 class Prediction(NamedTuple):
     logits: Tensor  # [N, C, h, w] at the model's own resolution: nobody upsamples, the operators do it inside
-    features: dict[str, Tensor]  # stage1 … stage4, decoder, pre_classifier: those that the model has
+    features: dict[
+        str, Tensor
+    ]  # stage1 … stage4, decoder, pre_classifier: those that the model has; before any dropout
     aux: list[Aux]  # empty in eval mode
     extra: dict[str, Any]  # of one architecture alone; "weight": of the loss on logits where it is not 1

@@ -36,6 +36,9 @@ class VisionTransformer(SegmentationModel):
         if adapt not in ("frozen", "lora", "full"):
             raise ValueError(f"adapt must be 'frozen', 'lora' or 'full'; it is {adapt!r}")
         self.backbone = timm_model(backbone, pretrained, num_classes=0, dynamic_img_size=True, **options)
+        for module in self.backbone.modules():  # DINOv3's rotary periods: a model built on meta gets them with the file
+            for name in list(module._non_persistent_buffers_set):
+                module.register_buffer(name, getattr(module, name))
         self.frozen = adapt == "frozen"
         self.backbone.requires_grad_(adapt == "full")
         if adapt == "lora":
@@ -68,9 +71,8 @@ class VisionTransformer(SegmentationModel):
             maps = self.backbone.forward_intermediates(images, indices=self.taken, norm=True, intermediates_only=True)
         stages = {f"stage{number}": x for number, x in enumerate(maps, 5 - len(maps))}
         decoder = self.fuse(torch.cat(maps, 1))
-        pre_classifier = self.dropout(decoder)
-        features = stages | {"decoder": decoder, "pre_classifier": pre_classifier}
-        return Prediction(self.classifier(pre_classifier), features, [], {})
+        features = stages | {"decoder": decoder, "pre_classifier": decoder}
+        return Prediction(self.classifier(self.dropout(decoder)), features, [], {})
 
 
 def _dinov2(

@@ -57,6 +57,24 @@ def test_bytes_are_normalised_inside(name: str) -> None:
         assert torch.equal(model(pixels).logits, model(model.normalise(pixels)).logits)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_in_low_precision_takes_any_images(name: str) -> None:
+    model = tiny(name).bfloat16().eval()
+    pixels = torch.randint(0, 256, images(name, 1).shape, dtype=torch.uint8)
+    with torch.no_grad():
+        logits = model(pixels).logits
+        assert torch.equal(logits, model(model.normalise(pixels)).logits)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["bisenet_r18", "deeplabv3plus_r50"])
+def test_one_image_alone_cannot_train_a_norm_over_pooled_maps(name: str) -> None:
+    model = tiny(name)
+    with pytest.raises(ValueError, match="give every worker two or more, or share statistics"):
+        model.train()(images(name, 1))
+    assert model.eval()(images(name, 1)).logits.isfinite().all()
+
+
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_builds_and_runs_on_meta(name: str) -> None:
     with torch.device("meta"):
@@ -112,12 +130,14 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
 
 
 def compilations() -> Iterator[Any]:
-    """eager: is it one graph? aot_eager: do checkpoints get through? inductor: does the graph compute the same?"""
+    """eager: is it one graph? aot_eager: do checkpoints get through? inductor: does the graph compute the same? The
+    two together, whose steps are the same for all, once for a convolutional model and once for a transformer."""
     for name in NAMES:
-        for backend, checkpointing in (("eager", False), ("aot_eager", True), ("inductor", False), ("inductor", True)):
-            slow = backend != "eager" or TINY[name].slow_to_compile
+        rows = [("eager", False)] * (not TINY[name].slow_to_compile) + [("aot_eager", True), ("inductor", False)]
+        rows += [("inductor", True)] * (name in ("bisenet_r18", "segformer_b0"))
+        for backend, checkpointing in rows:
             label = f"{name}-{backend}{'-checkpointed' if checkpointing else ''}"
-            yield pytest.param(name, backend, checkpointing, marks=[pytest.mark.slow] * slow, id=label)
+            yield pytest.param(name, backend, checkpointing, marks=[pytest.mark.slow] * (backend != "eager"), id=label)
 
 
 @pytest.mark.parametrize(("name", "backend", "checkpointing"), list(compilations()))
@@ -191,6 +211,10 @@ def test_weights_come_back(name: str, tmp_path: pytest.TempPathFactory) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_bad_input_is_explained(name: str) -> None:
     model = tiny(name)
+    with pytest.raises(ValueError, match="the batch of images is empty"):
+        model(torch.zeros(0, 3, 64, 64))
+    with pytest.raises(ValueError, match=r"uint8 RGB, or floating and normalised; they are torch\.int64"):
+        model(torch.zeros(1, 3, 64, 64, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"images must be \[N, 3, H, W\]; they are \[1, 4, 64, 64\]"):
         model(torch.zeros(1, 4, 64, 64))
     small = model.minimum - 1
@@ -204,6 +228,12 @@ def test_norms_can_be_synchronised(name: str) -> None:
     model = nn.SyncBatchNorm.convert_sync_batchnorm(tiny(name))
     left = [type(m).__name__ for m in model.modules() if type(m) is nn.BatchNorm2d]
     assert left == []
+
+
+@pytest.mark.parametrize("pretrained", [True, "weights.pth"])
+def test_a_model_without_published_weights_does_not_pass_over_pretrained(pretrained: bool | str) -> None:
+    with pytest.raises(ValueError, match="no weights are published for bisenet_mini"):
+        build("bisenet_mini", pretrained=pretrained)
 
 
 def test_an_unknown_name_offers_the_nearest() -> None:

@@ -187,7 +187,7 @@ def test_training_sizes_are_whole_cells() -> None:
         model_of("hrda_mitb0").train()(torch.zeros(1, 3, 100, 128))
 
 
-@pytest.mark.parametrize("as_tensor", [False, True], ids=["number", "tensor"])
+@pytest.mark.parametrize("as_tensor", [pytest.param(False, marks=pytest.mark.slow), True], ids=["number", "tensor"])
 def test_a_new_crop_does_not_compile_again(as_tensor: bool) -> None:
     torch.compiler.reset()
     model, images = training_with_still_norms(model_of("hrda_mitb0")), torch.randn(1, 3, 128, 64)

@@ -148,6 +148,17 @@ def test_real_models(name: str) -> None:
     assert float((low - logits).norm() / logits.norm()) < 0.05
 
 
+@pytest.mark.parametrize("name", ["deeplabv2_r101", "deeplabv3plus_r50"])
+def test_logits_are_upsampled_as_the_published_evaluation_does_when_asked(name: str) -> None:
+    model, aligned = tiny(name).eval(), tiny(name, align_corners=True).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        low = model(images).logits
+    for each, align in ((model, False), (aligned, True)):
+        want = F.interpolate(low, size=(64, 96), mode="bilinear", align_corners=align)
+        torch.testing.assert_close(predict_logits(each, images), want)
+
+
 def test_wrong_arguments_are_explained() -> None:
     model, images = Local(), torch.randn(1, 3, 32, 32)
     with pytest.raises(ValueError, match=r"call model.eval\(\) first"):

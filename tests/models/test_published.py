@@ -94,7 +94,7 @@ def test_adaptsegnet_gives_the_published_logits(tmp_path: Path, branches: int) -
     torch.save(state, tmp_path / "gta.pth", _use_new_zipfile_serialization=False)
     model = build("deeplabv2_r101", 5, layers=LAYERS, multi_level=True, branches=branches, bgr=True).double().eval()
     assert load_weights(model, tmp_path / "gta.pth").format == "AdaptSegNet DeepLabV2"
-    pixels = torch.randint(0, 256, (1, 3, 65, 90), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (1, 3, 49, 58), dtype=torch.uint8)
     bgr = pixels.flip(1).double() - torch.tensor([104.00698793, 116.66876762, 122.67891434]).double().view(3, 1, 1)
     want = Oracle(state).adaptsegnet(bgr, LAYERS, branches)
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_blindnet_gives_the_published_logits_and_maps(tmp_path: Path) -> None:
     model = build("deeplabv3plus_r50", 5, layers=LAYERS, instance_norms="whitening").double().eval()
     report = load_weights(model, tmp_path / "r50.pth")
     assert len(report.ignored) == 3
-    x = torch.randn(1, 3, 97, 130, dtype=torch.float64)
+    x = torch.randn(1, 3, 65, 98, dtype=torch.float64)
     want, maps = Oracle(state).blindnet(x, LAYERS)
     with torch.no_grad():
         got = model(x)
@@ -124,7 +124,7 @@ def test_blindnet_gives_the_published_logits_and_maps(tmp_path: Path) -> None:
     torch.testing.assert_close(got.logits, want)
     for position, each in enumerate(maps):
         torch.testing.assert_close(got.features[f"norm{position}"], each)
-    assert got.features["stage4"].shape[1:] == (2048, 7, 9)
+    assert got.features["stage4"].shape[1:] == (2048, 5, 7)
     assert (got.features["concat"].shape[1], got.features["pre_classifier"].shape[1]) == (304, 256)
 
 

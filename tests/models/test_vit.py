@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from dgseg.models import build
+from dgseg.models import build, load_weights, save_weights
 from dgseg.models.vit import VisionTransformer
+from dgseg.models.weights import WeightsError
 from tests.models.harness import CLASSES
+from tests.models.test_weights import Bomb
 
 SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3, "rank": 2, "dropout": 0.0, "decoder": 16}
 BACKBONES = ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"]
@@ -112,6 +114,40 @@ def test_local_weights_are_read_and_resampled(tmp_path) -> None:
         assert torch.equal(tensor, source.backbone.state_dict()[key]), key
     other = small("vit_small_patch14_dinov2", pretrained=str(tmp_path / "vit.pth"), patch_size=16, img_size=96)
     assert other.backbone.pos_embed.shape[1] == 1 + 36
+
+
+@pytest.mark.parametrize("hostile", [True, False], ids=["hostile", "stranger"])
+def test_files_are_read_by_our_reader(tmp_path, hostile: bool) -> None:
+    """One that executes something, and one of another model."""
+    if hostile:
+        torch.save({"a": Bomb()}, tmp_path / "w")
+    else:
+        save_weights(build("bisenet_mini", 5, width=8), tmp_path / "w.safetensors")
+        (tmp_path / "w.safetensors").rename(tmp_path / "w")
+    message = "refused.*nothing in it was executed" if hostile else "holds no weights of.*looks like bisenet_mini"
+    with pytest.raises(WeightsError, match=message):
+        small("vit_small_patch14_dinov2", pretrained=str(tmp_path / "w"))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_model_on_meta_becomes_whole_from_its_file(backbone: str, tmp_path) -> None:
+    model = small(backbone).eval()
+    save_weights(model, tmp_path / "w.safetensors")
+    with torch.device("meta"):
+        empty = small(backbone).eval()
+    load_weights(empty, tmp_path / "w.safetensors")
+    x = torch.randn(1, 3, 48, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(empty(x).logits, model(x).logits)
+
+
+def test_features_are_from_before_dropout() -> None:
+    model = small("vit_small_patch16_dinov3", dropout=0.5).train()
+    model.fuse.eval()
+    x = torch.randn(1, 3, 32, 32)
+    first, second = model(x), model(x)
+    assert torch.equal(first.features["pre_classifier"], second.features["pre_classifier"])
+    assert not torch.equal(first.logits, second.logits)
 
 
 def test_mistakes_are_explained() -> None:

@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import time
+import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,14 @@ TINY = {"width": 8, "decoder": 16}
 def tiny(num_classes: int = 5, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return build("bisenet_mini", num_classes, **TINY)
+
+
+@pytest.fixture(autouse=True)
+def few_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks what a file looks like builds all models: here only those that the tests need."""
+    names = import_module("dgseg.models.build")
+    few = ("bisenet_mini", "daformer_mitb0", "segformer_b0", "segformer_b1")
+    monkeypatch.setattr(names, "MODELS", {name: names.MODELS[name] for name in few})
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
@@ -56,6 +67,41 @@ def test_copies_beside_the_model_are_ignored_and_named(tmp_path: Path) -> None:
     assert load_weights(tiny(seed=1), tmp_path / "w.pth").ignored == ["imnet_model.backbone.x"]
 
 
+def test_a_wrapper_around_the_model_and_its_copies_comes_off_first(tmp_path: Path) -> None:
+    model, other = tiny(), tiny(seed=1)
+    state = {f"module.model.{key}": value for key, value in model.state_dict().items()}
+    torch.save(state | {"module.imnet_model.x": torch.zeros(1)}, tmp_path / "w.pth")
+    assert load_weights(other, tmp_path / "w.pth").ignored == ["imnet_model.x"]
+    assert equal(model, other)
+
+
+def test_a_wrong_suffix_is_looked_through(tmp_path: Path) -> None:
+    model, other = tiny(), tiny(seed=1)
+    save_weights(model, tmp_path / "w.safetensors")
+    load_weights(other, (tmp_path / "w.safetensors").rename(tmp_path / "w.pth"))
+    assert equal(model, other)
+
+
+def test_half_precision_optimiser_states_and_any_order_of_keys_load(tmp_path: Path) -> None:
+    model, other = tiny(), tiny(seed=1)
+    state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    optimiser = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    torch.save({"optimizer": optimiser, "model": dict(reversed(state.items()))}, tmp_path / "w.pth")
+    load_weights(other, tmp_path / "w.pth")
+    assert all(torch.equal(value, state[key].to(value.dtype)) for key, value in other.state_dict().items())
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    """Its bytes, mapped into memory, would pass for weights."""
+    torch.save(tiny().state_dict(), tmp_path / "w.pth")
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(tmp_path / "w.pth") as plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+    with pytest.raises(WeightsError, match="compressed archive"):
+        load_weights(tiny(), packed)
+
+
 def test_what_does_not_fit_is_an_error_and_without_strict_a_report(tmp_path: Path) -> None:
     state = tiny().state_dict()
     del state["stem.0.weight"]
@@ -73,6 +119,19 @@ def test_another_number_of_classes_is_an_error_that_says_so(tmp_path: Path) -> N
     with pytest.raises(WeightsError, match=r"(?s)classifier.weight: \[7, 16, 1, 1\] -> \[5, 16, 1, 1\].*num_classes"):
         load_weights(model, tmp_path / "w.safetensors")
     assert equal(model, before)  # an error changes nothing
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["by names and shapes", "by the file itself"])
+@pytest.mark.parametrize("other", ["daformer_mitb0", "segformer_b1"], ids=["another head", "other shapes"])
+def test_a_relative_with_the_same_names_is_told_apart(tmp_path: Path, other: str, told: bool) -> None:
+    file = tmp_path / ("w.safetensors" if told else "w.pth")
+    source = build("segformer_b0", 7)
+    save_weights(source, file) if told else torch.save(source.state_dict(), file)
+    with torch.device("meta"):
+        model = build(other)
+    with pytest.raises(WeightsError, match=f"it looks like segformer_b0, and the model is {other}") as caught:
+        load_weights(model, file)
+    assert "num_classes" not in str(caught.value)
 
 
 def test_linear_and_pointwise_convolution_are_reshaped_and_reported(tmp_path: Path) -> None:
@@ -151,10 +210,16 @@ def test_without_network_the_error_names_the_file_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}"
+    )
+    begun = time.monotonic()
     with pytest.raises(ValueError, match="cannot be reached") as caught:
         pretrained_backbone(nn.Linear(2, 2), True, source)
+    assert time.monotonic() - begun < 10
     assert ("resnet18-0.pth" if source.startswith("http") else "hf download nobody/nothing") in str(caught.value)
+    assert str(tmp_path) in str(caught.value)  # where to put it
 
 
 def test_a_backbone_takes_a_local_file(tmp_path: Path) -> None:

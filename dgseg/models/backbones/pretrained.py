@@ -16,10 +16,10 @@ def pretrained_backbone(backbone: nn.Module, pretrained: bool | str, source: str
     """
     if pretrained is False:
         return
-    load_weights(backbone, _fetch(source) if pretrained is True else pretrained)
+    load_weights(backbone, fetch(source) if pretrained is True else pretrained)
 
 
-def _fetch(source: str) -> Path:
+def fetch(source: str) -> Path:
     return _from_hugging_face(source) if source.startswith("hf:") else _from_url(source)
 
 
@@ -35,18 +35,26 @@ def _from_url(source: str) -> Path:
 
 
 def _from_hugging_face(source: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, get_session, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    owner, repository, file = source.removeprefix("hf:").split("/", 2)
+    owner, name, file = source.removeprefix("hf:").split("/", 2)
+    repository = f"{owner}/{name}"
     try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file))
+        return Path(hf_hub_download(repository, file, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass  # fetched below
+    try:
+        # Asked once beforehand: the download itself would try again and again for half a minute.
+        get_session().head(hf_hub_url(repository, file), timeout=10)
+        return Path(hf_hub_download(repository, file))
     except Exception as error:  # every transport has its own errors
-        fetch = f"`hf download {owner}/{repository} {file}` where there is a network, and copy the hub's cache"
-        raise _unreachable(f"https://huggingface.co/{owner}/{repository}", fetch, error) from error
+        remedy = f"run `hf download {repository} {file}` elsewhere and copy its cache to {constants.HF_HUB_CACHE}"
+        raise _unreachable(f"https://huggingface.co/{repository}", remedy, error) from error
 
 
 def _unreachable(source: str, remedy: str, error: Exception) -> ValueError:
     return ValueError(
-        f"the pretrained weights at {source} cannot be reached ({type(error).__name__}): {remedy}, or give the file "
-        'itself: pretrained="/path/to/file"'
+        f"the pretrained weights at {source} cannot be reached ({type(error).__name__}); without a network, {remedy}, "
+        'or give the file itself: pretrained="/path/to/file"'
     )

@@ -67,7 +67,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     # Files older than the counter lack it; batch norms with a momentum never read it.
     report.missing = [key for key in own if key not in best.state and not key.endswith("num_batches_tracked")]
     if strict and (report.missing or report.unexpected or report.mismatched):
-        raise WeightsError(_complaint(path, report))
+        raise WeightsError(_complaint(model, path, best, report, metadata))
     on_meta = any(tensor.is_meta for tensor in own.values())
     model.load_state_dict(fitting, strict=False, assign=on_meta)
     return report
@@ -126,12 +126,18 @@ def _same_but_for_ones(a: Tensor, b: Tensor) -> bool:
     return longer[: len(shorter)] == shorter and all(size == 1 for size in longer[len(shorter) :])
 
 
-def _complaint(path: Path, report: LoadReport) -> str:
+def _complaint(model: nn.Module, path: Path, reading: _Reading, report: LoadReport, metadata: dict[str, str]) -> str:
     lines = [f"{path} ({report.format}) does not fit the model: {report}"]
     kinds = {"missing": report.missing, "unexpected": report.unexpected, "mismatched": report.mismatched}
     lines += [f"  {name}: {_some(keys)}" for name, keys in kinds.items() if keys]
-    if report.mismatched:
+    if not (report.missing or report.unexpected) and len(report.mismatched) < len(report.loaded):
         lines.append("  another number of classes? build the model with the checkpoint's num_classes")
+    else:
+        own = getattr(model, "architecture", "")
+        # A published format is named in the first line already.
+        looks = metadata.get("architecture") or (_nearest_model(reading.state) if reading.format == OWN else None)
+        if looks and own and looks != own:
+            lines.append(f"  it looks like {looks}, and the model is {own}")
     return "\n".join([*lines, "  strict=False loads what fits and leaves the rest as it is"])
 
 
@@ -142,25 +148,29 @@ def _some(keys: Iterable[str], most: int = 8) -> str:
 
 def _stranger(model: nn.Module, path: Path, state: State, metadata: dict[str, str]) -> str:
     wanted = getattr(model, "architecture", "") or type(model).__name__
-    stripped, _ = bare(state)
-    looks = metadata.get("architecture") or next((f.name for f in formats() if f.recognises(set(stripped))), None)
-    looks = looks or _nearest_model(set(stripped))
-    return (
-        f"{path} is no checkpoint of {wanted}: it looks like {looks or f'none that is known; it holds {_some(state)}'}"
-    )
+    looks = looks_like(bare(state)[0], metadata) or f"none that is known; it holds {_some(state)}"
+    return f"{path} is no checkpoint of {wanted}: it looks like {looks}"
 
 
-def _nearest_model(keys: set[str]) -> str | None:
-    """Only for an error message, so it may build every model, without memory, to compare."""
+def looks_like(state: State, metadata: dict[str, str]) -> str | None:
+    """The architecture or the format that bare keys are of, for error messages."""
+    if architecture := metadata.get("architecture"):
+        return architecture
+    return next((f.name for f in formats() if f.recognises(set(state))), None) or _nearest_model(state)
+
+
+def _nearest_model(state: State) -> str | None:
+    """By names and shapes. Only for an error message, so it may build every model, without memory, to compare."""
     from dgseg.models.build import MODELS, build
 
+    entries = {(key, tensor.shape) for key, tensor in state.items()}
     shares: dict[str, float] = {}
     for name in MODELS:
         try:
             with torch.device("meta"):
-                own = set(build(name).state_dict())
+                own = {(key, tensor.shape) for key, tensor in build(name).state_dict().items()}
         except ImportError:  # of a library that this machine lacks
             continue
-        shares[name] = len(own & keys) / len(own | keys)
+        shares[name] = len(own & entries) / len(own | entries)
     best = max(shares, key=shares.__getitem__, default=None)
     return best if best and shares[best] > 0.5 else None

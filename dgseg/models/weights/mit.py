@@ -60,10 +60,6 @@ def _rename(key: str) -> str:
     return key
 
 
-def _as_it_is(state: State, model: nn.Module) -> State:
-    return state
-
-
 FORMATS = [
     Format(
         "MiT (ImageNet)",
@@ -80,7 +76,6 @@ FORMATS = [
     Format(
         "SegFormer",
         recognises=lambda keys: keys >= {"backbone.patch_embed1.proj.weight", "decode_head.linear_c1.proj.weight"},
-        translate=_as_it_is,
         ignores=("decode_head.conv_seg.",),  # there, and never used
     ),
     Format(
@@ -88,13 +83,11 @@ FORMATS = [
         recognises=lambda keys: (
             keys >= {"backbone.patch_embed1.proj.weight", "decode_head.fuse_layer.bottleneck.conv.weight"}
         ),
-        translate=_as_it_is,
     ),
     Format(
         "HRDA",
         recognises=lambda keys: (
             keys >= {"backbone.patch_embed1.proj.weight", "decode_head.scale_attention.conv_seg.weight"}
         ),
-        translate=_as_it_is,
     ),
 ]

@@ -26,7 +26,7 @@ def read(path: Path) -> tuple[State, dict[str, str]]:
     if not path.is_file():
         raise WeightsError(f"there is no weights file at {path}")
     try:
-        return _read_safetensors(path) if path.suffix == ".safetensors" else (_unwrap(_read_torch(path), path), {})
+        return _read_safetensors(path) if _is_safetensors(path) else (_unwrap(_read_torch(path), path), {})
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:
@@ -35,6 +35,12 @@ def read(path: Path) -> tuple[State, dict[str, str]]:
         ) from error
     except Exception as error:  # damaged files fail in many ways, none of which is the caller's mistake
         raise WeightsError(f"{path} cannot be read, it is damaged or truncated: {_cause(error)}") from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By name, or by content: the header's length in eight bytes, then its opening brace."""
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
@@ -46,8 +52,19 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 def _read_torch(path: Path) -> Any:
     # Files from before torch 1.6 are no archives and cannot be mapped.
+    archive = zipfile.is_zipfile(path)
+    if archive:
+        _refuse_compression(path)
     with _numbers_of_numpy():
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+
+
+def _refuse_compression(path: Path) -> None:
+    """torch stores plainly. Mapped into memory, a compressed archive's bytes would pass for numbers; unpacked, a small
+    one can fill any memory."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise WeightsError(f"{path} is refused: it is a compressed archive; save it again with torch.save")
 
 
 def _numbers_of_numpy() -> AbstractContextManager[None]:
@@ -76,12 +93,14 @@ def _unwrap(content: Any, path: Path) -> State:
 def bare(state: State) -> tuple[State, list[str]]:
     """Without the prefixes that wrappers leave, and the keys of copies that were kept beside the model."""
     copies: list[str] = []
-    if any(key.startswith("model.") for key in state):
-        copies = [key for key in state if key.startswith(_COPIES)]
-        state = {key: value for key, value in state.items() if not key.startswith(_COPIES)}
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
+    while True:
+        if any(key.startswith("model.") for key in state):
+            copies += [key for key in state if key.startswith(_COPIES)]
+            state = {key: value for key, value in state.items() if not key.startswith(_COPIES)}
+        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None)
+        if prefix is None:
+            return state, copies
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state, copies
 
 
 def _cause(error: Exception) -> str:

@@ -15,10 +15,6 @@ def _from_timm(state: State, model: nn.Module) -> State:
     return into_backbone({rename(key): tensor for key, tensor in state.items()}, model)
 
 
-def _as_it_is(state: State, model: nn.Module) -> State:
-    return state
-
-
 FORMATS = [
     Format(
         "ResNet-C (timm)",
@@ -35,11 +31,9 @@ FORMATS = [
     Format(
         "DeepLabV2 on ResNet V1c (mmsegmentation)",
         recognises=lambda keys: keys >= {"backbone.stem.0.weight", "decode_head.aspp_modules.0.conv.weight"},
-        translate=_as_it_is,
     ),
     Format(
         "HRDA on ResNet V1c",
         recognises=lambda keys: keys >= {"backbone.stem.0.weight", "decode_head.head.aspp_modules.0.conv.weight"},
-        translate=_as_it_is,
     ),
 ]
