@@ -20,6 +20,7 @@ import dgseg
 from dgseg.data.dataset import DataError, Dataset
 from dgseg.data.pack.layout import FORMAT, MANIFEST, PLAN, file_entry, read_json, shard_name, write_json, write_whole
 from dgseg.data.pack.shard import Settings, ShardWriter, kinds, read_footer
+from dgseg.data.streets.domains import check_packing
 
 Progress = Callable[[int], None]  # told how many more samples are done
 
@@ -38,6 +39,8 @@ def pack(
         raise ValueError(f"workers must be at least 1; it is {workers}")
     if not len(dataset):
         raise DataError(f"{dataset.name} is empty: there is nothing to pack")
+    if dataset.name == "streets":
+        check_packing(dataset.domain)
     plan = _plan(dataset, settings)
     _begin(out, plan)
     count = plan["shards"]
