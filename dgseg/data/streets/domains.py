@@ -53,5 +53,6 @@ def check_packing(domain: str) -> None:
     if domain not in SOURCES:
         raise DataError(
             f"{domain} of the streets world is not packed: a pack could be trained on, and only "
-            f"{' and '.join(SOURCES)} may. Use it as it is: it has no files to pack, and one core renders 60 scenes a second or more"
+            f"{' and '.join(SOURCES)} may. Use it as it is: it has no files, and one core renders 60 scenes "
+            "a second"
         )
