@@ -20,6 +20,8 @@ inline uint32_t mix32(uint32_t h) {
 
 inline float unit(uint32_t bits) { return float(int32_t(bits >> 8)) * 0x1p-24f; }  // [0, 1)
 
+// Every draw advances the counter, and C++ leaves the order of a call's arguments and of most operators' operands to
+// the compiler: no two draws stand side by side in either. Braced initialisers and declarators go from left to right.
 struct Random {
   uint64_t key, counter = 0;
 
@@ -29,8 +31,6 @@ struct Random {
   float between(float low, float high) { return low + (high - low) * uniform(); }
   bool chance(float probability) { return uniform() < probability; }
   int below(int n) { return int((uint64_t(bits()) * uint64_t(n)) >> 32); }
-  // About normal: four uniforms, variance 1.
-  float normal() { return ((uniform() + uniform()) + (uniform() + uniform()) - 2.0f) * 1.7320508f; }
 };
 
 // Callers keep |v| below 2^30.

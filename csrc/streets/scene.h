@@ -23,7 +23,8 @@ struct Stray {
   void thin(const Brush& brush, float z, const Draw& draw) {
     Random random(key, ++things);
     const float rate = least(0.22f, 0.05f * pixels), luck = random.uniform();
-    const float aside = (random.chance(0.5f) ? 1.0f : -1.0f) * random.between(1.5f, 3.0f) * (1.0f + pixels);
+    const float side = random.chance(0.5f) ? 1.0f : -1.0f;
+    const float aside = side * random.between(1.5f, 3.0f) * (1.0f + pixels);
     if (pixels > 0 && luck < rate) return;
     draw(0.0f);
     if (pixels > 0 && luck > 1.0f - rate) draw(aside * brush.canvas.pixel_at(z));
@@ -136,13 +137,17 @@ class Scene {
   void open(int side, float z, float end, Random& random) {
     if (random.chance(0.75f)) front(side, z, end, random);
     const float line = street_.line(side);
-    if (random.chance(0.5f))
-      hedge(brush_, beside(side, line + 9.0f, z - 2.0f),
-            beside(side, line + 9.0f, end + 2.0f) - beside(side, line + 9.0f, z - 2.0f), end - z + 4.0f,
-            random.between(3.0f, 8.0f), vary(style_.leaf, 0.04f, random), random.bits());
+    if (random.chance(0.5f)) {
+      const V3 foot = beside(side, line + 9.0f, z - 2.0f), run = beside(side, line + 9.0f, end + 2.0f) - foot;
+      const uint32_t seed = random.bits();
+      const Colour leaf = vary(style_.leaf, 0.04f, random);
+      const float tall = random.between(3.0f, 8.0f);
+      hedge(brush_, foot, run, end - z + 4.0f, tall, leaf, seed);
+    }
     for (int i = 1 + random.below(4); i > 0; --i) {
       const Tree t = tree(style_, random);
-      plant(brush_, beside(side, line + random.between(1.0f, 8.0f), random.between(z, end)), t);
+      const float at = random.between(z, end), behind = random.between(1.0f, 8.0f);
+      plant(brush_, beside(side, line + behind, at), t);
     }
   }
 
@@ -160,8 +165,11 @@ class Scene {
     const float kind = random.uniform(), length = end - z;
     const uint32_t seed = random.bits();
     if (kind < 0.34f) {
-      wall(brush_, foot, run, length, random.between(0.9f, 2.3f), random.chance(0.5f),
-           vary(random.chance(0.5f) ? Colour{0.56f, 0.54f, 0.50f} : Colour{0.56f, 0.36f, 0.28f}, 0.06f, random), seed);
+      const Colour usual = random.chance(0.5f) ? Colour{0.56f, 0.54f, 0.50f} : Colour{0.56f, 0.36f, 0.28f};
+      const Colour stone = vary(usual, 0.06f, random);
+      const bool brick = random.chance(0.5f);
+      const float tall = random.between(0.9f, 2.3f);
+      wall(brush_, foot, run, length, tall, brick, stone, seed);
     } else if (kind < 0.76f) {
       static constexpr Colour kColours[] = {
           {0.84f, 0.82f, 0.78f}, {0.36f, 0.24f, 0.15f}, {0.16f, 0.20f, 0.18f}, {0.55f, 0.57f, 0.58f}};
@@ -173,7 +181,9 @@ class Scene {
                     vary(kColours[random.below(4)], 0.05f, random)};
       if (fence_count_ < kMostFences) fences_[fence_count_++] = f;
     } else {
-      hedge(brush_, foot, run, length, random.between(0.8f, 1.9f), vary(style_.leaf, 0.05f, random), seed);
+      const Colour leaf = vary(style_.leaf, 0.05f, random);
+      const float tall = random.between(0.8f, 1.9f);
+      hedge(brush_, foot, run, length, tall, leaf, seed);
     }
   }
 
@@ -282,7 +292,9 @@ class Scene {
     const int walkers = int(random.between(country ? 1.0f : 3.0f, country ? 6.0f : 14.0f) * style_.people);
     for (int i = 0; i < walkers; ++i) {
       const int side = random.below(2);
-      const float z = random.between(5.5f, 18.0f) + (random.chance(0.4f) ? random.between(0.0f, 25.0f) : 0.0f);
+      const float near = random.between(5.5f, 18.0f),
+                  further = random.chance(0.4f) ? random.between(0.0f, 25.0f) : 0.0f;
+      const float z = near + further;
       const float breadth = most(street_.pavement[side], 1.2f);
       const Figure f = figure(random);
       walker(beside(side, street_.edge(side) + random.between(0.2f, breadth), z), f);
@@ -304,7 +316,8 @@ class Scene {
       stray_.thin(brush_, z, [&](float aside) { two_wheeler(brush_, {place.at + V3{aside, 0, 0}, place.ahead}, c); });
     }
     for (int i = random.below(3); i > 0; --i) {  // some ride across
-      const Cycle c = cycle(random, random.chance(0.42f), true, random.chance(0.8f));
+      const bool side_on = random.chance(0.8f), motor = random.chance(0.42f);
+      const Cycle c = cycle(random, motor, true, side_on);
       const float z = random.between(7.0f, 18.0f);
       two_wheeler(brush_, {street_.point(random.between(-6.0f, 7.0f), z)}, c);
     }

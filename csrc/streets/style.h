@@ -76,7 +76,9 @@ inline Style game_style(Random& random) {
   s.texture = random.between(0.05f, 0.09f);
   s.sun = {0.62f, 0.58f, 0.50f};
   s.ambient = {0.56f, 0.58f, 0.62f};
-  s.to_sun = direction(random.between(-1.0f, 1.0f), random.between(0.6f, 1.2f), random.between(-0.8f, 0.6f));
+  const float sun_ahead = random.between(-0.8f, 0.6f), sun_up = random.between(0.6f, 1.2f),
+              sun_right = random.between(-1.0f, 1.0f);
+  s.to_sun = direction(sun_right, sun_up, sun_ahead);
   s.clouds = random.between(0.0f, 0.8f);
   s.fog = random.between(0.0008f, 0.002f);
   s.contrast = random.between(1.0f, 1.15f);
@@ -213,10 +215,11 @@ inline Style style_of(StreetsDomain domain, Random& random) {
       s.noise = random.between(0.02f, 0.04f);
       s.tint = {1.1f, 0.98f, 0.82f};
       break;
-    case StreetsDomain::dusk:
+    case StreetsDomain::dusk: {
       s.dark = random.between(0.35f, 0.6f);
       s.sun = Colour{0.75f, 0.42f, 0.22f} * random.between(0.5f, 1.0f);
-      s.to_sun = direction(random.between(-1.0f, 1.0f), 0.18f, random.between(-0.4f, 0.8f));
+      const float sun_ahead = random.between(-0.4f, 0.8f), sun_right = random.between(-1.0f, 1.0f);
+      s.to_sun = direction(sun_right, 0.18f, sun_ahead);
       s.ambient = {0.55f, 0.52f, 0.66f};
       s.sky_top = vary({0.34f, 0.38f, 0.58f}, 0.05f, random);
       s.sky_low = vary({0.95f, 0.62f, 0.42f}, 0.06f, random);
@@ -224,6 +227,7 @@ inline Style style_of(StreetsDomain domain, Random& random) {
       s.haze = {0.62f, 0.48f, 0.44f};
       s.noise += 0.01f;
       break;
+    }
     default: break;
   }
   return s;

@@ -297,6 +297,17 @@ def test_memory_does_not_grow(packed):
     assert anonymous() - before < 2e6  # one sample is 60 kB, 600 are 36 MB
 
 
+def test_of_the_streets_world_only_sources_are_packed(tmp_path):
+    for domain in ("fog", "dusk"):
+        spec = f"streets={domain}@test,size=8x16,length=2"
+        with pytest.raises(SystemExit, match=f"{domain} of the streets world is not packed.*game and generated"):
+            main(["data", "pack", spec, "-o", str(tmp_path / domain), "--workers", "1"])
+        assert not (tmp_path / domain).exists()
+    source = from_spec("streets=game@train,size=8x16,length=2")
+    pack(source, tmp_path / "game", Settings(quality=None))
+    assert same(Packed(tmp_path / "game")[1], source[1])
+
+
 def test_command_line(folder, tmp_path, capsys):
     for kind in ("image", "label"):
         (tmp_path / "own" / f"{kind}s").mkdir(parents=True)

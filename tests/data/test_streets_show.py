@@ -43,6 +43,12 @@ def test_show_an_unlabelled_target(tmp_path):
         (["streets", "--count", "0"], "at least 1"),
         (["streets", "--index", "1000000"], "1000000"),
         (["folder"], "name the folder"),
+        (["folder=/data/mine", "/data/mine"], "leave /data/mine out"),
+        (["folder=/data/mine", "--seed", "0"], "--seed is for streets; folder is read"),
+        (["folder=/data/mine@val", "--split", "train"], "both name a split"),
+        (["streets=fog", "--seed", "0"], "streets=fog says everything itself"),
+        (["streets=fog@train"], "use='oracle'"),
+        (["streets=fog", "--split", "val"], "Select on 'dusk'"),
         (["folder", "/data/mine", "--seed", "0"], "--seed is for streets"),
         (["folder", "/data/mine@val", "--split", "train"], "both name a split"),
         (["streets", "--count", "1", "--size", "8x8", "-o", "/dev/null/sheet.png"], "/dev/null"),
@@ -60,8 +66,18 @@ def test_show_takes_a_folders_options(tmp_path, capsys):
         (tmp_path / folder).mkdir()
         Image.new("RGB" if folder == "images" else "L", (8, 8), 0).save(tmp_path / folder / name)
     root = f"{tmp_path},image_suffix=_rgb.png,domain=mine"
-    assert main(["data", "show", "folder", root, "--count", "1", "-o", str(tmp_path / "sheet.png")]) == 0
-    assert "1 samples of mine" in capsys.readouterr().out
+    for named in (["folder", root], [f"folder={root}"]):
+        assert main(["data", "show", *named, "--count", "1", "-o", str(tmp_path / "sheet.png")]) == 0
+        assert "1 samples of mine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("named", [["streets=fog@test,size=64x128"], ["streets=fog,size=64x128", "--split", "test"]])
+def test_show_takes_the_specification_of_every_command(named, tmp_path):
+    sheets = [tmp_path / f"{number}.png" for number in range(2)]
+    assert main(["data", "show", f"{named[0]},depth=true", *named[1:], "--count", "1", "-o", str(sheets[0])]) == 0
+    plain = ["streets", "--domain", "fog", "--size", "64x128", "--count", "1", "-o", str(sheets[1])]
+    assert main(["data", "show", *plain]) == 0
+    assert sheets[0].read_bytes() == sheets[1].read_bytes()
 
 
 def test_borders_bands_and_depth():

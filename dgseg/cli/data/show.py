@@ -15,18 +15,19 @@ from dgseg.ops import boundary_bands
 
 DESCRIPTION = (
     "Writes a contact sheet: each sample's image, labels, boundary bands, the labels' borders over the image (where "
-    "they miss, image and label are misaligned), and depth where there is one. `dgseg data show streets --domain fog`, "
-    "or a dataset with its folder: `dgseg data show gta5 /data/gta5 --split val`."
+    "they miss, image and label are misaligned), and depth where there is one. A dataset is named as everywhere, "
+    "`dgseg data show gta5=/data/gta5@val` or `streets=fog@test,depth=true`, or in two words: `gta5 /data/gta5 --split "
+    "val`. `streets --domain fog` takes the options below."
 )
 _RADII = (1, 2, 4)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", help="streets, gta5, cityscapes, ...")
+    parser.add_argument("dataset", help="name=path[@split][,option=value], or the name: streets, gta5, cityscapes, ...")
     parser.add_argument(
         "root",
         nargs="?",
-        help="the dataset's folder; options follow after commas: /data/mine,classes=classes.json; streets has none",
+        help="a mere name's folder; options follow after commas: /data/mine,classes=classes.json; streets has none",
     )
     parser.add_argument("--domain", help="streets: game (default), generated, city, ..., fog, rain, snow, night, dusk")
     parser.add_argument("--split", help="train, val or test (default for streets: test)")
@@ -66,9 +67,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def open_dataset(arguments: argparse.Namespace) -> Dataset:
-    """Every dataset by its name; streets has options of its own instead of a folder."""
+    """Every dataset by its specification, or by its name: streets then has options of its own instead of a folder."""
     if arguments.dataset != "streets":
-        return _open_files(arguments)
+        return _open_spec(arguments)
     from dgseg.data.streets import Streets
     from dgseg.data.streets.domains import ADAPTATION
 
@@ -91,19 +92,32 @@ def open_dataset(arguments: argparse.Namespace) -> Dataset:
     )
 
 
-def _open_files(arguments: argparse.Namespace) -> Dataset:
+def _open_spec(arguments: argparse.Namespace) -> Dataset:
+    name, whole, _ = arguments.dataset.partition("=")
     for option in ("domain", "size", "seed", "misalignment", "unknown", "use"):
         given = getattr(arguments, option)
-        if given is not None and given is not False:
-            raise ValueError(f"--{option} is for streets; {arguments.dataset} is read from its folder as it is")
-    from dgseg.data.datasets import open_dataset, parse_spec
+        if given is None or given is False:
+            continue
+        if whole and name == "streets":
+            raise ValueError(
+                f"--{option} goes with the name streets alone; {arguments.dataset} says everything itself, as in "
+                "streets=fog@train,use=oracle,size=256x512,seed=1"
+            )
+        raise ValueError(f"--{option} is for streets; {name} is read from its folder as it is")
+    from dgseg.data.datasets import from_spec, parse_spec
 
-    if arguments.root is None:
-        raise ValueError(f"name the folder that {arguments.dataset}'s files lie in: {arguments.dataset} FOLDER")
-    spec = parse_spec(f"{arguments.dataset}={arguments.root}")
+    if whole and arguments.root is not None:
+        raise ValueError(f"{arguments.dataset} says where {name} lies; leave {arguments.root} out")
+    if not whole and arguments.root is None:
+        raise ValueError(f"name the folder that {name}'s files lie in: {name}=FOLDER")
+    text = arguments.dataset if whole else f"{name}={arguments.root}"
+    spec = parse_spec(text)
     if spec.split and arguments.split:
         raise ValueError(f"@{spec.split} and --split {arguments.split} both name a split; leave one out")
-    return open_dataset(arguments.dataset, spec.path, spec.split or arguments.split, **spec.options)
+    if arguments.split:
+        where, comma, options = text.partition(",")
+        text = f"{where}@{arguments.split}{comma}{options}"
+    return from_spec(text)
 
 
 def panels(sample: Sample) -> list[Panel]:

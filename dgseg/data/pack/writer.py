@@ -34,6 +34,7 @@ from dgseg.data.pack.layout import (
     write_whole,
 )
 from dgseg.data.pack.shard import Settings, ShardWriter, kinds, read_footer
+from dgseg.data.streets.domains import check_packing
 
 Progress = Callable[[int], None]  # told how many more samples are done
 
@@ -52,6 +53,8 @@ def pack(
         raise ValueError(f"workers must be at least 1; it is {workers}")
     if not len(dataset):
         raise DataError(f"{dataset.name} is empty: there is nothing to pack")
+    if dataset.name == "streets":
+        check_packing(dataset.domain)
     plan = _plan(dataset, settings)
     with _alone(out):
         _begin(out, plan)

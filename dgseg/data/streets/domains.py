@@ -46,3 +46,13 @@ def check_rules(domain: str, split: str, use: str | None) -> None:
         )
     if domain == VALIDATION and split == "train":
         raise DataError(f"{VALIDATION} is for validation and selection: train on {' or '.join(SOURCES)}")
+
+
+def check_packing(domain: str) -> None:
+    """A pack is an ordinary dataset, which anybody may train on: no other domain than a source may become one."""
+    if domain not in SOURCES:
+        raise DataError(
+            f"{domain} of the streets world is not packed: a pack could be trained on, and only "
+            f"{' and '.join(SOURCES)} may. Use it as it is: it has no files, and one core renders 60 scenes "
+            "a second"
+        )
