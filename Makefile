@@ -74,4 +74,4 @@ gpu-proof:  ## on a GPU machine: build, tests, compute-sanitizer, benchmark; nee
 	PYTHON='$(PYTHON)' scripts/gpu-proof $(GPU_PROOF_OUT)
 
 clean:  ## remove what was built; .venv stays
-	rm -rf build dist *.egg-info dgseg/_lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist *.egg-info dgseg/_lib dgseg/_host*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
