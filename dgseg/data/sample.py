@@ -116,12 +116,3 @@ class Batch:
             views={name: view.to(device) for name, view in self.views.items()},
             target=None if self.target is None else self.target.to(device),
         )
-
-    def pin_memory(self) -> Batch:
-        return replace(
-            self,
-            images=self.images.pin_memory(),
-            labels=None if self.labels is None else self.labels.pin_memory(),
-            views={name: view.pin_memory() for name, view in self.views.items()},
-            target=None if self.target is None else self.target.pin_memory(),
-        )

@@ -10,7 +10,6 @@ from dgseg.cli import main
 from dgseg.cli.data.gap import table
 from dgseg.data.labels import coloured
 from dgseg.data.pictures import Panel, banded, bordered, borders, contact_sheet, deep
-from dgseg.models.build import MODELS
 
 
 def test_show_writes_a_sheet_of_panels_and_legend(tmp_path, capsys):
@@ -123,7 +122,6 @@ def test_the_gap_is_judged_by_the_adverse_mean_and_the_least_oracle():
     assert gap.summary(result, gap.Settings(domains=("city",)))["loss"] is None
 
 
-@pytest.mark.skipif("bisenet_mini" not in MODELS, reason="the default model is not there yet")
 def test_gap_trains_scores_and_writes(tmp_path):
     path = tmp_path / "gap.json"
     small = ["--steps", "2", "--batch", "2", "--size", "64x128", "--test", "3", "--threads", "1"]
