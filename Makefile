@@ -11,7 +11,7 @@ export DGSEG_CUDA ?= AUTO
 export DGSEG_CUDA_ARCHITECTURES ?= 80;90;100
 
 # The extras that today's code needs; the constraints already name tested versions for the others.
-EXTRAS := data,models,evaluation,export,dev
+EXTRAS := data,models,evaluation,export,train,dev
 
 BIN := $(VENV)/bin
 # cmake, ninja, ctest and clang-format come from the environment, as does the Python that CMake asks for torch.

@@ -10,7 +10,9 @@ The loop does the same with all of them, in this order:
 Objectives belong inside whatever wraps the model for many ranks, because they may own parameters (their gradients are
 averaged like the model's) and state. State is buffers: saved and resumed with the run, bit for bit, and the same on
 every rank. A term is world_size · local sum / global denominator: averaged over ranks it is the global value, as a
-gradient is. An objective with a phase of its own (a discriminator's turn) will find the phase in its StepContext.
+gradient is. There is one backward pass for all: an objective with an opponent (a discriminator) takes the model's term
+with the opponent's parameters detached and the opponent's term with the model's output detached, and gives the
+opponent's parameters an optimiser of their own.
 """
 
 import math
@@ -44,12 +46,22 @@ class ImageLosses(NamedTuple):
     valid: Tensor  # bool [N]: False where the image has no valid pixel, and the loss says nothing
 
 
+class OwnOptimizer(NamedTuple):
+    """Adam beside the run's optimiser, on the run's schedule from a rate of its own: a discriminator's."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    power: float | None = None  # of its own polynomial decay; None: the run's schedule
+
+
 class ParameterGroup(NamedTuple):
     """Parameters of an objective that are trained with the model's."""
 
     name: str
     parameters: list[nn.Parameter]
     lr_multiple: float  # of the run's learning rate
+    own: OwnOptimizer | None = None  # in place of the run's optimiser; lr_multiple then counts for nothing
 
 
 class Objective(nn.Module, ABC):

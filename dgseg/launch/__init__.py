@@ -1,0 +1,1 @@
+"""Recipes placed on machines: in this process, under torchrun, on a Ray cluster."""

@@ -1,0 +1,1 @@
+"""One function per published system or preset, returning a complete Recipe."""

@@ -1,0 +1,89 @@
+"""What a run tells to whoever listens: the progress bar, MLflow, Ray, a sweep.
+
+The loop calls listeners in rank 0's process alone, unless `every_rank` is set. A listener must not raise for troubles
+of its own (a server that is down): what it raises stops the run. Values are plain Python numbers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dgseg.training.recipe import Recipe
+from dgseg.training.run import RunConfig
+
+
+@dataclass(frozen=True)
+class RunStart:
+    recipe: Recipe
+    run: RunConfig
+    name: str  # of the run
+    folder: str  # of the run in the storage: path or URI
+    step: int  # the next to train: above 0 when resumed
+    world_size: int
+    device: str
+    datasets: Mapping[str, Mapping[str, Any]]  # role and place ("source0", "test2") -> spec, samples, digest …
+
+
+@dataclass(frozen=True)
+class StepReport:
+    step: int  # trained so far
+    max_steps: int
+    losses: Mapping[str, float]  # terms as minimised, and "loss", their sum; means since the last report
+    metrics: Mapping[str, float]  # of objectives, sampler, loader; "lr", "gradient_norm"
+    images_per_second: float
+    seconds: float  # since this process began to train
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    step: int
+    final: bool  # data.test, at the end; else data.validation
+    scores: Mapping[str, Mapping[str, float]]  # domain -> miou, macc, pixel_accuracy, "iou/road", …: fractions
+    averages: Mapping[str, float]  # "adverse", "standard", "all", "Avg2" … and "validation"
+    pictures: Mapping[str, Path] = field(default_factory=dict)  # panels of predictions, PNG
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    step: int
+    path: str
+    score: float | None
+    seconds: float  # that training stood still for it
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    status: str  # "finished", "stopped" (may go on), "failed"
+    step: int
+    weights: Path | None = None  # the final model's, when finished
+    reason: str = ""
+
+
+class Listener:
+    """Every method does nothing here."""
+
+    every_rank = False
+
+    def on_start(self, start: RunStart) -> None:
+        return
+
+    def on_step(self, report: StepReport) -> None:
+        return
+
+    def on_scores(self, report: ScoreReport) -> None:
+        return
+
+    def on_checkpoint(self, report: CheckpointReport) -> None:
+        return
+
+    def on_end(self, end: RunEnd) -> None:
+        return
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in every checkpoint under the listener's class name: an MLflow run id, say."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Before on_start, when a run is resumed."""
+        return

@@ -1,0 +1,168 @@
+"""What a run is, completely: a Recipe says everything that decides the weights it ends with.
+
+Where it runs (workers, devices, folders) is no part of it: see run.py. `dgseg.recipes` holds one function per published
+system; the command line, the sweeps and the saved YAML all use the fields' dotted names: `objective.ube.alpha`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dgseg.data.augment.presets import HRDA, BlindNet, DAFormer, RealTime, Streets
+from dgseg.data.samplers.hardness import HardnessConfig
+from dgseg.objectives import (
+    BoundaryEmphasisConfig,
+    CrossEntropyConfig,
+    FeatureDistanceConfig,
+    PrototypeContrastConfig,
+)
+
+Augmentation = Streets | DAFormer | HRDA | BlindNet | RealTime
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """The domain to adapt to: its images, never its labels."""
+
+    source: str
+    """what dgseg data show takes: cityscapes=/data/cityscapes@train, streets=fog@train,use=adaptation"""
+    batch_size: int
+    """images per step, over all workers"""
+    augment: Augmentation
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    sources: tuple[str, ...]
+    """what is trained on: name=path[@split][,option=value] each"""
+    augment: Augmentation
+    batch_size: int
+    """images per optimiser step, over all workers"""
+    shares: tuple[float, ...] | None = None
+    """of the sources in every batch; None: by their sizes"""
+    loaders: int = 2
+    """processes per worker that decode and augment; 0: the worker itself"""
+    target: TargetConfig | None = None
+    validation: tuple[str, ...] = ()
+    """scored during the run: decides which checkpoint is the best. No target may stand here"""
+    test: tuple[str, ...] = ()
+    """scored once, at the end"""
+    protocol: str = "native"
+    """how images are shown when they are scored; see dgseg evaluate --help"""
+    test_batch: int = 4
+    """images at once when scoring"""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    kind: Literal["uniform", "rare_class", "class_uniform"] = "uniform"
+    """every image once per epoch; rare classes first (RCS); or half of the draws by class, every class alike"""
+    temperature: float = 0.01
+    """of rare_class: softmax((1 - frequency) / temperature)"""
+    min_pixels: int = 3000
+    """of a class that an image must have to count as holding it"""
+    share: float = 0.5
+    """of class_uniform's draws that begin with a class"""
+    hardness: HardnessConfig | None = None
+    """draws by loss, more and more of them (HAS)"""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str
+    """as dgseg profile lists them"""
+    num_classes: int = 19
+    pretrained: bool | str = False
+    """the backbone's published weights, or a file with them"""
+    weights: str | None = None
+    """a file with the whole model's weights to start from: own or published"""
+    strict: bool = True
+    """every key of `weights` must fit"""
+    options: dict[str, Any] = field(default_factory=dict)
+    """what the architecture takes: drop_path, align_corners, …"""
+    trainable: tuple[str, ...] = ()
+    """patterns of parameter names that are trained (backbone.layer4.*); none: all"""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """A method is the objectives that are there; each is a file of dgseg/objectives."""
+
+    ce: CrossEntropyConfig | None = None
+    ube: BoundaryEmphasisConfig | None = None
+    gap: PrototypeContrastConfig | None = None
+    fd: FeatureDistanceConfig | None = None
+
+
+@dataclass(frozen=True)
+class AdamWConfig:
+    lr: float = 6e-5
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    head_multiple: float = 10.0
+    """learning rate of everything but the backbone, over the backbone's"""
+    decay_norms: bool = False
+    """whether norms, biases and position embeddings are decayed"""
+
+
+@dataclass(frozen=True)
+class SGDConfig:
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    nesterov: bool = False
+    head_multiple: float = 1.0
+    decay_norms: bool = True
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    steps: int
+    """optimiser steps of the whole run"""
+    kind: Literal["poly", "cosine", "constant"] = "poly"
+    power: float = 1.0
+    """of poly: (1 - step / steps) ** power"""
+    warmup: int = 0
+    """steps in which the rate rises linearly"""
+    warmup_ratio: float = 1e-6
+    """of the rate, at the first step"""
+    minimum: float = 0.0
+    """share of the rate below which the decay does not go"""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    precision: Literal["float32", "bf16", "fp16", "float64"] = "float32"
+    """bf16 and fp16 are autocast over float32 weights; float64 is for proofs"""
+    accumulate: int = 1
+    """micro-batches that a step's images are cut into, to save memory"""
+    clip: float | None = None
+    """largest norm of the gradient of all parameters"""
+    ema: float | None = None
+    """decay of averaged weights, which are then the ones that are scored and kept"""
+    compile: bool = False
+    """torch.compile the model"""
+    checkpoint_stages: bool = False
+    """keep only the activations between stages, and compute the others twice"""
+    channels_last: bool = True
+    sync_batch_norm: bool = True
+    """statistics over the global batch, so that the number of workers changes nothing"""
+    deterministic: bool = False
+    """torch.use_deterministic_algorithms; costs speed on a GPU"""
+    evaluate_every: int | None = None
+    """steps between two scorings of data.validation; None: at the end alone"""
+    save_every: int = 500
+    """steps between two checkpoints"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    data: DataConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    optimizer: AdamWConfig | SGDConfig
+    schedule: ScheduleConfig
+    sampler: SamplerConfig = SamplerConfig()
+    train: TrainConfig = TrainConfig()
+    seed: int = 0
