@@ -1,4 +1,4 @@
-"""Model and objectives as one module: what a strategy wraps for many ranks, so that both get their gradients averaged."""
+"""Model and objectives as one module: what a strategy wraps for many ranks, so that the gradients of both are meant."""
 
 from collections.abc import Mapping
 from typing import Any
