@@ -52,16 +52,17 @@ class SegmentationModel(nn.Module, ABC):
         std = torch.tensor(self.std, device=images.device).mul_(255).view(1, 3, 1, 1)
         return (images.float() - mean) / std
 
-    def check(self, images: Tensor) -> None:
+    def check(self, images: Tensor, *, minimum: int | None = None) -> None:
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be [N, 3, H, W]; they are {list(images.shape)}")
         if images.shape[0] == 0:
             raise ValueError("the batch of images is empty")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"images must be uint8 RGB, or floating and normalised; they are {images.dtype}")
-        if min(images.shape[-2:]) < self.minimum:
+        minimum = self.minimum if minimum is None else minimum
+        if min(images.shape[-2:]) < minimum:
             raise ValueError(
-                f"{type(self).__name__} needs sides of at least {self.minimum} pixels; the images are "
+                f"{type(self).__name__} needs sides of at least {minimum} pixels; the images are "
                 f"{images.shape[-2]}x{images.shape[-1]}"
             )
 
