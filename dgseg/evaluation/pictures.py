@@ -72,7 +72,7 @@ def panel(examples: Sequence[Example], *, width: int = 320, classes: Sequence[st
     heights = [round(width * example.image.shape[0] / example.image.shape[1]) for example in examples]
     caption = 20 if any(example.caption for example in examples) else 0
     header = 24
-    entries = [(name, _plain(COLOURS[place])) for place, name in enumerate(classes)]
+    entries = _class_entries(classes)
     if any((example.truth == OUT_OF_DISTRIBUTION).any() for example in examples):
         entries.append(("unknown", _plain(coloured(np.array(OUT_OF_DISTRIBUTION, np.uint8)))))
     entries += [("void", BLACK), ("error", WRONG)]
@@ -97,6 +97,15 @@ def panel(examples: Sequence[Example], *, width: int = 320, classes: Sequence[st
         top += height + caption + _GAP
     sheet.paste(legend, (_GAP, top))
     return sheet
+
+
+def class_legend(width: int = 640, classes: Sequence[str] = CLASSES) -> Image.Image:
+    """What the colours of an overlay mean."""
+    return _legend(width, _class_entries(classes))
+
+
+def _class_entries(classes: Sequence[str]) -> list[tuple[str, Colour]]:
+    return [(name, _plain(COLOURS[place])) for place, name in enumerate(classes)]
 
 
 def _views(example: Example) -> dict[str, tuple[Bytes, bool]]:
