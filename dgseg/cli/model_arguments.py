@@ -3,13 +3,14 @@
 import argparse
 import ast
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from dgseg.models import build
 from dgseg.models.base import SegmentationModel
 
-if TYPE_CHECKING:
-    import torch
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def size(text: str) -> tuple[int, int]:
@@ -33,17 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=size, default=(512, 1024), metavar="HxW", help="of the image (default: 512x1024)"
     )
-    add_model_arguments(parser)
-
-
-def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
-    """For verbs that work with a trained model; `loaded` makes it."""
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint, own or published")
-    parser.add_argument("--model", metavar="NAME", help="whose weights they are, where the file does not say so")
-    add_model_arguments(parser)
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-classes", type=int, default=19, help="(default: 19)")
     parser.add_argument(
         "--set",
@@ -56,20 +46,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def of_weights(path: Path) -> str:
-    """The model that our own weights files name themselves after."""
-    from dgseg.models.weights.reading import read
-
-    name = read(path)[1].get("architecture")
-    if not name:
-        raise ValueError(f"{path} does not say which model it is of; name it: --model bisenet_r18")
-    return name
-
-
 def built(name: str, arguments: argparse.Namespace, weights: Path | None = None) -> SegmentationModel:
     """In eval mode; without weights its random values are the same every time."""
-    import torch
-
     torch.manual_seed(0)
     options = dict(arguments.options)
     try:
@@ -86,16 +64,45 @@ def built(name: str, arguments: argparse.Namespace, weights: Path | None = None)
     return model.eval()
 
 
-def loaded(arguments: argparse.Namespace) -> SegmentationModel:
-    """What add_weights_arguments asks for, in eval mode on --device."""
-    place = torch_device(arguments.device)
-    return built(arguments.model or of_weights(arguments.weights), arguments, arguments.weights).to(place)
+def add_weights_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """For verbs that use a trained model; `from_weights` then makes it."""
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        required=required,
+        metavar="FILE",
+        help="our safetensors, which say their architecture, or a published checkpoint with --model",
+    )
+    parser.add_argument("--model", metavar="NAME", help="the architecture, where the weights do not say it")
+    parser.add_argument("--num-classes", type=int, default=19, help="(default: 19)")
+    parser.add_argument(
+        "--set",
+        type=option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="options",
+        help="an option of the model's own, as align_corners=True; may be repeated",
+    )
 
 
-def torch_device(name: str) -> "torch.device":
+def from_weights(arguments: argparse.Namespace) -> SegmentationModel:
+    from dgseg.models.weights.loading import looks_like
+    from dgseg.models.weights.reading import bare, read
+
+    name = arguments.model
+    if name is None:
+        state, metadata = read(arguments.weights)
+        name = metadata.get("architecture")
+        if not name:
+            looks = looks_like(bare(state)[0], metadata)
+            hint = f"; it looks like {looks}" if looks else ""
+            raise ValueError(f"{arguments.weights} does not say which model it is of{hint}: name it with --model")
+    return built(name, arguments, arguments.weights)
+
+
+def torch_device(name: str) -> torch.device:
     """auto: a GPU if there is one."""
-    import torch
-
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="windows at once (default: 1)")
     parser.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU if there is one)")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="the latter two by autocast"
+        "--precision", choices=list(model_arguments.PRECISIONS), default="float32", help="(default: float32)"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile: pays for many images of one size")
     parser.add_argument(
@@ -83,7 +83,7 @@ def main(arguments: argparse.Namespace) -> int:
         window=arguments.window or None,
         stride=arguments.stride,
         windows_per_batch=arguments.batch,
-        autocast=None if arguments.dtype == "float32" else getattr(torch, arguments.dtype),
+        autocast=model_arguments.PRECISIONS[arguments.precision],
     )
     try:
         _check(arguments, settings)
@@ -91,7 +91,8 @@ def main(arguments: argparse.Namespace) -> int:
         if not work.jobs:
             print(f"nothing to do: {_images(work.skipped)} of {_images(work.skipped)} are there already")
             return 0
-        model = model_arguments.loaded(arguments)
+        device = model_arguments.torch_device(arguments.device)
+        model = model_arguments.from_weights(arguments).to(device)
         check(settings, model.num_classes)
         arguments.out.mkdir(parents=True, exist_ok=True)
         if "overlays" in settings.kinds:
@@ -128,7 +129,7 @@ def _run(model: SegmentationModel, work: Plan, arguments: argparse.Namespace, se
                 progress=progress,
             )
         except torch.OutOfMemoryError as error:
-            remedy = "try a smaller --window, --batch 1 or --dtype bfloat16"
+            remedy = "try a smaller --window, --batch 1 or --precision bf16"
             raise SystemExit(f"dgseg predict: {error}\n{remedy}") from error
         except (ValueError, OSError) as error:
             raise SystemExit(f"dgseg predict: {error}") from error

@@ -169,7 +169,7 @@ def _reduced(logits: Tensor, wanted: Collection[Kind]) -> dict[Kind, Tensor]:
     """logits [C, H, W]"""
     best, labels = logits.max(0)
     if bool(best.isnan().any()):
-        raise ValueError("the model computes NaN; are its weights whole, and does it bear --dtype float16?")
+        raise ValueError("the model computes NaN; are its weights whole, and does it bear fp16?")
     found: dict[Kind, Tensor] = {"labels": labels.to(torch.uint8)}
     if any(kind != "labels" for kind in wanted):
         log_p = logits.log_softmax(0)

@@ -59,7 +59,7 @@ def test_a_folder_of_frames(weights: Path, frames: Path, tmp_path: Path, capsys:
     ("options", "agreement"),
     [
         (["--window", "64", "--stride", "24", "--batch", "3"], 0.5),  # windows see less around them
-        (["--dtype", "bfloat16"], 0.95),
+        (["--precision", "bf16"], 0.95),
         pytest.param(["--compile", "--window", "0"], 0.999, marks=pytest.mark.slow),
     ],
     ids=["windows", "bfloat16", "compiled"],
@@ -119,7 +119,7 @@ def test_weights_and_folders_that_are_none(
     assert "no weights file" in capsys.readouterr().err
     torch.save(build("bisenet_mini", width=8, decoder=8).state_dict(), tmp_path / "nameless.pth")
     assert predict(tmp_path / "nameless.pth", frames, "-o", tmp_path / "out") == 2
-    assert "name it: --model" in capsys.readouterr().err
+    assert "name it with --model" in capsys.readouterr().err
     assert predict(tmp_path / "nameless.pth", frames, "-o", tmp_path / "out", "--model", "bisenet_mini") == 0
     (tmp_path / "file").write_text("")
     assert predict(weights, frames, "-o", tmp_path / "file") == 2
