@@ -13,6 +13,7 @@ VERBS = {
     "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
     "data": ("dgseg.cli.data", "look at data sets, check, choose, pack and compare them"),
     "demo": ("dgseg.cli.demo", "train a small network on random label maps through every operator"),
+    "embed": ("dgseg.cli.embed", "t-SNE of features and covariances, by class and by domain"),
     "evaluate": ("dgseg.cli.evaluate", "scores by the official conventions, per domain, and where a model fails"),
     "export": ("dgseg.cli.export", "write a model for another runtime, and run it there beside ours"),
     "predict": ("dgseg.cli.predict", "label maps and overlays of images, folders and frames"),

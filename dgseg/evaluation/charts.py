@@ -8,10 +8,11 @@ import numpy.typing as npt
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from dgseg.data.labels import CLASSES
+from dgseg.data.labels import CLASSES, COLOURS
 from dgseg.evaluation.boundary import BoundaryErrors
 from dgseg.evaluation.calibration import CalibrationResult
 from dgseg.evaluation.confusion import Confusion
+from dgseg.evaluation.embedding import Cloud
 from dgseg.evaluation.ood import Curves
 
 # Told apart by colour-blind eyes (Okabe and Ito), and by their markers in print.
@@ -123,6 +124,35 @@ def ood_curves(curves: Mapping[str, Curves]) -> Figure:
     for axes in (left, right):
         axes.legend()
         axes.grid(alpha=0.3)
+    return figure
+
+
+def embedding(models: Mapping[str, Sequence[Cloud]]) -> Figure:
+    """A row per model, a column per cloud; classes in their own colours, domains in this page's."""
+    rows, columns = len(models), max(map(len, models.values()))
+    figure = Figure(figsize=(4.3 * columns, 4.2 * rows + 1.4), layout="constrained")
+    grid = figure.subplots(rows + 1, columns, squeeze=False, height_ratios=[4.2] * rows + [1.4])
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    for row, (model, clouds) in zip(grid, models.items(), strict=False):
+        for axes, cloud in zip(row, clouds, strict=False):
+            by_class = cloud.names == CLASSES
+            for place in np.unique(cloud.groups).tolist():
+                x, y = cloud.points[cloud.groups == place].T
+                colour = COLOURS[place] / 255 if by_class else _COLOURS[place % len(_COLOURS)]
+                axes.scatter(
+                    x, y, s=14, color=colour, linewidths=0.3, edgecolors="white", label=cloud.names[place], alpha=0.9
+                )
+            apart = "–" if np.isnan(cloud.silhouette) else f"{cloud.silhouette:.2f}"
+            axes.set(title=cloud.title if row is grid[0] else "", xlabel=f"silhouette {apart}")
+        row[0].set_ylabel(model, fontsize=13)
+        for axes in row[len(clouds) :]:
+            axes.set_visible(False)
+    for axes, above in zip(grid[-1], grid[0], strict=True):
+        axes.axis("off")
+        handles, names = above.get_legend_handles_labels()
+        if handles:
+            axes.legend(handles, names, loc="upper center", ncols=3, frameon=False, fontsize=8, markerscale=1.6)
     return figure
 
 

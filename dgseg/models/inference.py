@@ -114,13 +114,20 @@ def _windows(
     return sides, [window_starts(side, w, s) for side, w, s in zip(image_size, sides, strides, strict=True)]
 
 
+def padded(model: SegmentationModel, images: Tensor) -> Tensor:
+    """Normalised images with the mean colour to their right and below, as far as the model needs it."""
+    height, width = images.shape[-2:]
+    right, bottom = (max(model.minimum - side, 0) for side in (width, height))
+    return F.pad(
+        images, (0, right + -(width + right) % model.multiple, 0, bottom + -(height + bottom) % model.multiple)
+    )
+
+
 def _window_logits(model: SegmentationModel, windows: Tensor) -> Tensor:
     height, width = windows.shape[-2:]
-    right, bottom = (max(model.minimum - side, 0) for side in (width, height))
-    right, bottom = right + -(width + right) % model.multiple, bottom + -(height + bottom) % model.multiple
-    padded = F.pad(windows, (0, right, 0, bottom))
-    logits = model(padded).logits.float()
-    logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=model.align_corners)
+    wide = padded(model, windows)
+    logits = model(wide).logits.float()
+    logits = F.interpolate(logits, size=wide.shape[-2:], mode="bilinear", align_corners=model.align_corners)
     return logits[..., :height, :width]
 
 
