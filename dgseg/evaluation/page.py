@@ -75,17 +75,18 @@ def _scores(found: Evaluation) -> str:
     shown = tables(found)[0]
     column = shown.head.index("mIoU")
     rows = []
-    for place, row in enumerate(shown.rows):
+    for row in shown.rows[: len(found.domains)]:  # the tiles are the averages
         cells = []
         for c, cell in enumerate(row):
-            bar = f' class="bar" style="--share:{cell}%"' if c == column and cell not in ("", "–") else ""
+            bar = f' class="bar" style="--share:{cell}%"' if c == column and cell != "–" else ""
             inside = " class=inside" if c == 0 and cell.startswith("  ") else ""
             cells.append(f"<td{bar}{inside}>{escape(cell.strip())}</td>")
-        rows.append(f"<tr{' class=rule' if place in shown.rules else ''}>{''.join(cells)}</tr>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f"<th>{escape(name)}</th>" for name in shown.head)
-    note = "<p class=note>Averages of mIoU over their domains, %</p>" if tiles else ""
+    if tiles:
+        tiles = f"<div class=tiles>{tiles}</div><p class=note>Averages of mIoU over their domains, %</p>"
     return (
-        f"<div class=tiles>{tiles}</div>{note}<div class=scroll><table class=scores><thead><tr>{head}</tr></thead>"
+        f"{tiles}<div class=scroll><table class=scores><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         "<p class=note>Percent. mIoU: mean over classes of intersection over union; mAcc: mean over classes of the "
         "share of their pixels that were found.</p>"
@@ -129,11 +130,10 @@ def _boundaries(found: Evaluation) -> str:
         for name, tally in counted.items()
     }
     return (
-        f"<div class=pair>{_figure(charts.boundary_errors(counted), 'wrong pixels by distance to a boundary')}"
-        f"{_figure(charts.trimap_curves(counted), 'mIoU of the pixels near boundaries')}</div>"
-        + _table(_named(found, "Wrong pixels"))
-        + "<h3>By class</h3>"
-        + _tabs("boundary", per_class)
+        "<div class=pair>"
+        f"<div><h3>How often pixels are wrong</h3>{_figure(charts.boundary_errors(counted), 'error by distance')}</div>"
+        f"<div><h3>mIoU near boundaries</h3>{_figure(charts.trimap_curves(counted), 'mIoU within a distance')}</div>"
+        "</div>" + _table(_named(found, "Wrong pixels")) + "<h3>By class</h3>" + _tabs("boundary", per_class)
     )
 
 
@@ -146,7 +146,8 @@ def _confusion(found: Evaluation) -> str:
         for name, result in found.domains.items()
         if result.scores.pixels
     }
-    return _tabs("confusion", shown) if shown else ""
+    note = "<p class=note>Rows are the truth: where the pixels of each class went, in percent.</p>"
+    return note + _tabs("confusion", shown) if shown else ""
 
 
 def _calibration(found: Evaluation) -> str:
@@ -209,12 +210,13 @@ def _pictures(examples: Mapping[str, Sequence[Example]]) -> str:
 def _method(found: Evaluation, facts: Mapping[str, Any]) -> str:
     words = {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in facts.items()}
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in words.items())
+    # The description is wrapped for terminals: indented lines go on.
+    sentences = "".join(f"<li>{escape(line)}</li>" for line in found.describe().replace("\n  ", " ").split("\n"))
     skipped = "".join(
         f"<li><code>{escape(sample)}</code> {escape(reason)}</li>" for sample, reason in found.corrupt.items()
     )
-    return (
-        f"<pre>{escape(found.describe())}</pre><div class=scroll><table class=facts><tbody>{rows}</tbody></table></div>"
-        + (f"<h3>Images that could not be read</h3><ul class=skipped>{skipped}</ul>" if skipped else "")
+    return f"<ul>{sentences}</ul><div class=scroll><table class=facts><tbody>{rows}</tbody></table></div>" + (
+        f"<h3>Images that could not be read</h3><ul class=skipped>{skipped}</ul>" if skipped else ""
     )
 
 

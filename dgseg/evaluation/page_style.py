@@ -33,7 +33,6 @@ th { padding: .35rem .8rem; color: var(--muted); font-weight: 600; text-align: r
 td { padding: .32rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { padding-left: 0; text-align: left; white-space: nowrap; }
 tbody tr:hover { background: var(--soft); }
-tr.rule td { border-top: 1px solid #b9c3cd; }
 td.inside { padding-left: 1.4rem; color: var(--muted); }
 td.bar { min-width: 11rem;
   background: linear-gradient(to right, #b9dcf0 var(--share), transparent var(--share)) no-repeat 0 50% / 100% 62%; }
@@ -62,8 +61,7 @@ i { display: inline-block; width: .85rem; height: .85rem; margin-right: .5rem; v
 figure { margin: 0; }
 figure img { display: block; width: 100%; cursor: zoom-in; border-radius: .2rem; }
 figcaption { color: var(--muted); font-size: .8rem; text-align: center; }
-pre { padding: .9rem 1.1rem; overflow-x: auto; background: var(--soft); border-radius: .4rem; font-size: .84rem;
-  white-space: pre-wrap; }
+section > ul { max-width: 60rem; padding-left: 1.2rem; }
 .facts td { text-align: left; overflow-wrap: anywhere; }
 .facts td:first-child { padding-right: 2rem; color: var(--muted); vertical-align: top; }
 .skipped { font-size: .88rem; overflow-wrap: anywhere; }

@@ -83,8 +83,8 @@ def _calibration(found: Evaluation) -> Table:
             one = result.calibration.result()
             entropies = [f"{value:.3f}" for value in (one.entropy_right, one.entropy_wrong)]
             rows.append((name, percent(one.ece), percent(one.largest_gap, 1), *entropies))
-    head = ("domain", "ECE, %", "largest gap, %", "entropy where right", "where wrong, nats")
-    return Table("Calibration", head, tuple(rows))
+    head = ("domain", "ECE, %", "largest gap, %", "entropy if right", "if wrong")
+    return Table("Calibration, entropy in nats", head, tuple(rows))
 
 
 def _ood(found: Evaluation) -> Table:
