@@ -46,26 +46,26 @@ class FileLock:
         assert self._fd is None
         deadline = time.monotonic() + wait
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        while not self._try():
+        while (fd := self._try()) is None:
             if time.monotonic() >= deadline:
                 raise Busy(f"{self.path} is held by {self._holder()}")
             time.sleep(POLL)
-        assert self._fd is not None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(holder()).encode(), 0)
+        self._fd = fd
         _held.add(self)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(holder()).encode(), 0)
 
-    def _try(self) -> bool:
+    def _try(self) -> int | None:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its last holder may have removed the file after we opened it: a lock on that one excludes nobody.
             if os.path.samestat(os.fstat(fd), os.stat(self.path)):
-                self._fd, fd = fd, -1
-                return True
-            return False
+                locked, fd = fd, -1
+                return locked
+            return None
         except (BlockingIOError, FileNotFoundError):
-            return False
+            return None
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise ValueError(
