@@ -35,6 +35,7 @@ TEST = (
     "dark_zurich=data/dark_zurich@val",
 )
 RARE_CLASS = SamplerConfig(kind="rare_class")
+HARDNESS = HardnessConfig()
 
 
 def erm_daformer() -> Recipe:
@@ -107,7 +108,7 @@ def flexseg_hrda_r101() -> Recipe:
 
 
 def with_flexseg(
-    base: Recipe, name: str, *, ube: bool = True, gap: bool = True, hardness: HardnessConfig | None = HardnessConfig()
+    base: Recipe, name: str, *, ube: bool = True, gap: bool = True, hardness: HardnessConfig | None = HARDNESS
 ) -> Recipe:
     """The base recipe with FLEX-Seg's parts; without any of them it is the base again."""
     objective = replace(

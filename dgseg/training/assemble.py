@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,12 +108,11 @@ def learner(recipe: Recipe, world: World) -> Learner:
     trained = model(recipe.model)
     _freeze(trained, recipe.model.trainable)
     objectives = Objectives({name: config.build(trained) for name, config in present(recipe.objective).items()})
-    found = Learner(trained, objectives)
+    layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
+    found = Learner(trained, objectives, layout)
     if recipe.train.precision == "float64":
         found.double()
     found.to(world.device)
-    if recipe.train.channels_last:
-        trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.train.sync_batch_norm and world.group is not None:
         convert(trained, world.group)
     if recipe.train.checkpoint_stages:
@@ -120,7 +120,7 @@ def learner(recipe: Recipe, world: World) -> Learner:
     return found
 
 
-def present(objective: ObjectiveConfig) -> dict[str, object]:
+def present(objective: ObjectiveConfig) -> dict[str, Any]:
     """The objectives that a recipe has, by field name."""
     named = {each.name: getattr(objective, each.name) for each in fields(objective)}
     return {name: config for name, config in named.items() if config is not None}

@@ -1,4 +1,4 @@
-"""Weights averaged over the run: w̄ ← d·w̄ + (1−d)·w after every step, with d ramping up so that the random start fades."""
+"""Weights averaged over the run: w̄ ← d·w̄ + (1−d)·w after every step, with d ramping up: the random start fades."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

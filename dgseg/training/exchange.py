@@ -1,7 +1,7 @@
 """What the ranks tell each other once a step: loss terms, the losses of single images, and who wants to stop.
 
-One small collective for all of it, so that whatever the step decides (is the loss finite, what does the hardness sampler
-learn, does anybody want to stop) is decided alike everywhere.
+One small collective for all of it, so that whatever the step decides (is the loss finite, what does the hardness
+sampler learn, does anybody want to stop) is decided alike everywhere.
 """
 
 from collections.abc import Sequence
@@ -82,5 +82,5 @@ def post(
     gathered = values[None]
     if world.group is not None:
         gathered = values.new_empty(world.size, len(values))
-        dist.all_gather_into_tensor(gathered, values, group=world.group)
+        dist.all_gather(list(gathered.unbind()), values, group=world.group)
     return Posted(step, list(terms), count, gathered)

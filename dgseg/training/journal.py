@@ -10,7 +10,8 @@ FILE = "metrics.jsonl"
 
 
 class Journal(Listener):
-    """Lines are kept in memory and written with every checkpoint: a resumed run goes on behind its checkpoint's lines."""
+    """Lines are kept in memory and written with every checkpoint: a resumed run goes on behind its
+    checkpoint's lines."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []

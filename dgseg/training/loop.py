@@ -82,9 +82,7 @@ class Loop:
             last = number == parts - 1
             torch.manual_seed(self._dropout_seed(number))
             terms = self.strategy.terms(piece, context, last)
-            loss = torch.stack(
-                [term.to(torch.promote_types(term.dtype, torch.float32)) for term in terms.values()]
-            ).sum()
+            loss = torch.stack([_at_least_float32(term) for term in terms.values()]).sum()
             self.strategy.backward(loss if parts == 1 else loss / parts, last)
             for name, term in terms.items():
                 part = term.detach() / parts
@@ -129,9 +127,9 @@ class Loop:
         terms = ", ".join(f"{name} = {value}" for name, value in seen.terms.items())
         samples = ", ".join(each for rank in everybody for each in rank)
         return (
-            f"step {seen.step}: the loss is not finite ({', '.join(bad)}). Terms: {terms}. Samples: {samples}. Nothing was "
-            "saved after it. A lower learning rate, a longer warm-up, train.clip or train.precision float32 are what "
-            "usually helps"
+            f"step {seen.step}: the loss is not finite ({', '.join(bad)}). Terms: {terms}. Samples: {samples}. Nothing "
+            "was saved after it. A lower learning rate, a longer warm-up, train.clip or train.precision float32 "
+            "are what usually helps"
         )
 
     def _report(self, rate: float, norm: Tensor | None) -> None:
@@ -159,6 +157,10 @@ class Loop:
     def _dropout_seed(self, part: int) -> int:
         number = (self.step * self.recipe.train.accumulate + part) * self.world.size + self.world.rank
         return int(generator(self.recipe.seed, number, DROPOUT).integers(1 << 62))
+
+
+def _at_least_float32(term: Tensor) -> Tensor:
+    return term.to(torch.promote_types(term.dtype, torch.float32))
 
 
 class Stopwatch:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import IO
+from typing import IO, Any
 
 from dgseg.training.listener import CheckpointReport, Listener, RunEnd, RunStart, ScoreReport, StepReport
 
@@ -14,7 +14,7 @@ class Progress(Listener):
         from rich.console import Console
 
         self.console = Console(file=stream or sys.stderr, highlight=False)
-        self._bar: object = None
+        self._bar: Any = None
         self._said = 0.0
         self._first_step = 0
         self._name = ""

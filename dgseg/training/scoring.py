@@ -71,7 +71,11 @@ class Scoring:
             if shown != image.shape[2:]:
                 image = F.interpolate(image.float(), shown, mode="bilinear", antialias=True).round().to(torch.uint8)
             logits = predict_logits(
-                model, image, window=self.protocol.window, stride=self.protocol.stride, size=tuple(sample.label.shape)
+                model,
+                image,
+                window=self.protocol.window,
+                stride=self.protocol.stride,
+                size=(sample.label.shape[0], sample.label.shape[1]),
             )
             picture = F.interpolate(image, sample.label.shape, mode="nearest")[0].permute(1, 2, 0)
             labels = logits[0].argmax(0).to(torch.uint8).cpu().numpy()

@@ -246,8 +246,8 @@ class Session:
                         f"{key}: {old} there, {new} here" for key, (old, new) in list(changed.items())[:8]
                     )
                     trouble = (
-                        f"the run {self.name!r} in {self.config.storage} belongs to another recipe ({shown}). Give this one "
-                        "another name with --name, or the recipe as it was to go on with that one"
+                        f"the run {self.name!r} in {self.config.storage} belongs to another recipe ({shown}). "
+                        "Give this one another name with --name, or the recipe as it was to go on with that one"
                     )
         _agree(self.world, trouble)
 

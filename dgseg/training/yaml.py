@@ -15,7 +15,8 @@ KIND = "class"  # which of a union's dataclasses a mapping is
 
 
 def to_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(_plain(recipe, Recipe), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(_plain(recipe, Recipe), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def from_yaml(text: str) -> Recipe:
@@ -69,7 +70,8 @@ def _replaced(config: Any, path: list[str], value: Any, name: str, known: Mappin
         return dataclasses.replace(config, **{path[0]: old | {".".join(path[1:]): _scalar(value)}})
     if old is None:
         raise ValueError(
-            f"{name!r}: this recipe does without {'.'.join(name.split('.')[: -len(path) + 1])}; start from one that has it"
+            f"{name!r}: this recipe does without {'.'.join(name.split('.')[: -len(path) + 1])}; "
+            "start from one that has it"
         )
     if not dataclasses.is_dataclass(old):
         raise ValueError(f"{name!r}: {path[0]} is a value, and has no field {path[1]!r}")

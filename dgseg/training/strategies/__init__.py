@@ -15,9 +15,7 @@ def build(learner: Learner, recipe: Recipe, run: RunConfig, world: World) -> Str
     if name == "auto":
         name = "single" if world.group is None else "ddp"
     if run.deepspeed is not None and name != "deepspeed":
-        raise ValueError(
-            f"a DeepSpeed configuration is given with the strategy {name!r}: set the strategy to deepspeed"
-        )
+        raise ValueError(f"a DeepSpeed configuration needs the strategy deepspeed; it is {name!r}")
     if name == "single":
         if world.group is not None:
             raise ValueError(f"the strategy single is for one worker, and there are {world.size}: use ddp or fsdp")

@@ -1,7 +1,7 @@
 """One process that holds everything, and what the loop asks of every strategy.
 
-State goes in and out as whole tensors, whatever the strategy cuts them into: a run that was saved under one strategy and
-number of workers goes on under another (DeepSpeed excepted).
+State goes in and out as whole tensors, whatever the strategy cuts them into: a run that was saved under one strategy
+and number of workers goes on under another (DeepSpeed excepted).
 """
 
 from collections.abc import Callable, Iterator
@@ -69,7 +69,7 @@ class Strategy:
         dtype = AUTOCAST.get(self.recipe.train.precision)
         if dtype is None:
             return nullcontext()
-        return torch.autocast(self.world.device.type, dtype)  # type: ignore[return-value]
+        return torch.autocast(self.world.device.type, dtype)
 
     def state(self) -> dict[str, Any]:
         """Everything that training has changed, as whole tensors. All ranks call it; the first one's is complete."""
@@ -147,8 +147,8 @@ def _refill(module: nn.Module, state: dict[str, Tensor]) -> None:
     if own.keys() != state.keys():
         differing = sorted(own.keys() ^ state.keys())
         raise ValueError(
-            f"the checkpoint does not fit {type(module).__name__}: {len(differing)} names are on one side alone, such as "
-            f"{differing[0]}"
+            f"the checkpoint does not fit {type(module).__name__}: {len(differing)} names are on one side alone, "
+            f"such as {differing[0]}"
         )
     with torch.no_grad():
         for name, value in own.items():

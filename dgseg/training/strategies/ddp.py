@@ -1,5 +1,8 @@
 """Every worker holds everything; gradients are averaged while the backward pass still runs."""
 
+import inspect
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -10,9 +13,12 @@ from dgseg.training.strategies.base import Strategy
 
 class DataParallel(Strategy):
     def wrap(self) -> nn.Module:
-        # No buffers are sent: batch norms and objectives keep theirs equal by themselves.
+        # No buffers are sent: batch norms and objectives keep theirs equal by themselves. torch 2.14 renamed this.
+        known = inspect.signature(DistributedDataParallel.__init__).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        unsent: dict[str, Any] = {name: False}
         return DistributedDataParallel(
-            self.learner, process_group=self.world.group, broadcast_buffers=False, gradient_as_bucket_view=True
+            self.learner, process_group=self.world.group, gradient_as_bucket_view=True, **unsent
         )
 
     def terms(self, batch: Batch, context: StepContext, last: bool) -> dict[str, Tensor]:

@@ -32,6 +32,8 @@ class FullySharded(Strategy):
         self._scored: SegmentationModel | None = None
 
     def wrap(self) -> nn.Module:
+        # FSDP2 cuts contiguous parameters alone; the convolutions go on in channels last if their input is.
+        self.learner.to(memory_format=torch.contiguous_format)
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))
         for block in _blocks(self.learner.model):
             fully_shard(block, mesh=mesh)
