@@ -4,9 +4,13 @@ Everything that is found is an integer count: several ranks take turns at the ba
 and every rank then holds the same Evaluation."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 
 import torch
 import torch.distributed as dist
@@ -18,12 +22,11 @@ from dgseg.data.datasets.acdc import CONDITIONS
 from dgseg.evaluation.boundary import BoundaryErrors, BoundaryIou
 from dgseg.evaluation.calibration import Calibration
 from dgseg.evaluation.confusion import Confusion, iou_parts
-from dgseg.evaluation.loading import Batches, Shown, load
+from dgseg.evaluation.loading import Batches, Loaded, Shown, load
 from dgseg.evaluation.maps import predicted_labels, strips
 from dgseg.evaluation.ood import OodScores
 from dgseg.evaluation.protocols import Protocol, by_dataset
 from dgseg.evaluation.result import DomainResult, Evaluation, ImageCounts, Seen
-from dgseg.evaluation.tally import Tally
 from dgseg.models.base import SegmentationModel
 from dgseg.models.inference import predict_logits
 from dgseg.models.prediction import Prediction
@@ -68,28 +71,24 @@ def evaluate(
     these alone. on_image, progress (done, of how many): of this rank's images.
 
     An image that cannot be read is named in the result, skipped and counted. Any other error on any rank ends all.
+    On a CPU as many batches are in memory as torch has threads: torch.set_num_threads bounds both.
     """
     device = torch.device(device)
     check(datasets, protocol, batch_size=batch_size, workers=workers, extras=extras)
     if next(model.parameters()).device.type != device.type:
         raise ValueError(f"the model is on {next(model.parameters()).device}, not on {device}: call model.to(device)")
-    pass_ = _Pass(model, datasets, protocol, batch_size, device, frozenset(extras), classes, on_image)
+    counts = _Counts(model, datasets, protocol, batch_size, device, frozenset(extras), classes, autocast, on_image)
     rank, world_size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
     batches = Batches(datasets, protocol, batch_size, outside="ood" in extras)
     mine = range(rank, len(batches), world_size)
     total, done, error = batches.images(mine), 0, None
     began = time.perf_counter()
     try:
-        with (
-            scoring(pass_.model),
-            torch.inference_mode(),
-            torch.autocast(device.type, autocast, enabled=autocast is not None),
-        ):
-            for loaded in load(batches, mine, workers=workers, pin=device.type == "cuda"):
+        loads = load(batches, mine, workers=workers, pin=device.type == "cuda")
+        with scoring(model), closing(loads), closing(_counted(counts, loads)) as counted:
+            for loaded in counted:
                 for each in loaded.corrupt:
-                    pass_.skip(each.dataset, each.index, each.reason)
-                for shown in loaded.shown:
-                    pass_.count(shown)
+                    counts.skip(each.dataset, each.index, each.reason)
                 done += len(loaded.corrupt) + sum(len(shown.indices) for shown in loaded.shown)
                 if progress is not None:
                     progress(done, total)
@@ -98,11 +97,54 @@ def evaluate(
             raise
         error = found
     # A rank that fails tells the others, which would wait for its counts otherwise.
-    seconds, corrupt = _agreed(error, time.perf_counter() - began, pass_.corrupt, group)
+    seconds, corrupt = _agreed(error, time.perf_counter() - began, counts.corrupt, group)
     if group is not None:
-        _add_up([tally for result in pass_.results.values() for tally in result.tallies()], group)
-    results = {name: _without_void(result) for name, result in by_dataset(pass_.results).items()}
+        _add_up(counts.tensors(), group)
+    results = {name: _without_void(result) for name, result in by_dataset(counts.results).items()}
     return Evaluation(results, protocol, corrupt, seconds)
+
+
+def _counted(counts: "_Counts", batches: Iterator[Loaded]) -> Generator[Loaded]:
+    """The batches, each after it was counted.
+
+    On a CPU as many at once as torch has threads, each on one: what a model computes in several threads depends, in
+    its last digits, on how many they are."""
+    if counts.device.type != "cpu":
+        for loaded in batches:
+            counts.count(loaded)
+            yield loaded
+        return
+    threads = torch.get_num_threads()
+    # `on_image` hears one image after the other; what torch.compile made runs in one thread at a time.
+    alone = counts.on_image is not None or counts.compiled
+    parts = [counts.empty() for _ in range(1 if alone else threads)]
+    free: SimpleQueue[_Counts] = SimpleQueue()
+    for part in parts:
+        free.put(part)
+
+    def count(loaded: Loaded) -> Loaded:
+        part = free.get()
+        try:
+            part.count(loaded)
+        finally:
+            free.put(part)
+        return loaded
+
+    pending: deque[Future[Loaded]] = deque()
+    pool = ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for loaded in batches:
+            pending.append(pool.submit(count, loaded))
+            if len(pending) > len(parts):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # of threads that are made from now on
+    for part in parts:
+        for whole, added in zip(counts.tensors(), part.tensors(), strict=True):
+            whole += added
 
 
 def check(
@@ -142,7 +184,7 @@ def domain_of(dataset: Dataset, index: int) -> str:
 _BY_CONDITION = ("acdc", "acdc_poc")
 
 
-class _Pass:
+class _Counts:
     """This rank's counts while they grow."""
 
     def __init__(
@@ -154,12 +196,12 @@ class _Pass:
         device: torch.device,
         extras: frozenset[str],
         classes: Sequence[int] | None,
+        autocast: torch.dtype | None,
         on_image: Callable[[Seeing], None] | None,
     ) -> None:
         self.datasets, self.protocol, self.batch_size, self.device = datasets, protocol, batch_size, device
-        self.classes, self.on_image = model.num_classes, on_image
+        self.model, self.classes, self.autocast, self.on_image = model, model.num_classes, autocast, on_image
         self.with_uncertainty = _WithUncertainty(model) if "ood" in extras else None
-        self.model = self.with_uncertainty or model
         self.corrupt: dict[str, str] = {}
         self.results: dict[str, DomainResult] = {}
         # (data set, index) -> row of its domain's ImageCounts, where they are not all of a data set's images.
@@ -181,11 +223,34 @@ class _Pass:
                     else None,
                 )
 
+    @property
+    def compiled(self) -> bool:
+        return any(module._compiled_call_impl is not None for module in self.model.modules())
+
+    def tensors(self) -> list[Tensor]:
+        return [
+            count for result in self.results.values() for tally in result.tallies() for count in tally.counts.values()
+        ]
+
+    def empty(self) -> "_Counts":
+        """Another of the same kind, in which nothing is counted yet."""
+        other = copy(self)
+        other.results = deepcopy(self.results)
+        other.with_uncertainty = self.with_uncertainty and _WithUncertainty(self.model)
+        for count in other.tensors():
+            count.zero_()
+        return other
+
     def skip(self, dataset: int, index: int, reason: str) -> None:
         self.corrupt[self.datasets[dataset].id(index)] = reason
         self.results[domain_of(self.datasets[dataset], index)].seen.counts["images"][1] += 1
 
-    def count(self, shown: Shown) -> None:
+    def count(self, loaded: Loaded) -> None:
+        with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            for shown in loaded.shown:
+                self._count(shown)
+
+    def _count(self, shown: Shown) -> None:
         images, labels = (each.to(self.device, non_blocking=True) for each in (shown.images, shown.labels))
         outside = None if shown.outside is None else shown.outside.to(self.device, non_blocking=True)
         size = (labels.shape[1], labels.shape[2])
@@ -193,12 +258,14 @@ class _Pass:
         at_once = 1 if self.protocol.window else len(images)
         for first in range(0, len(images), at_once):
             some = images[first : first + at_once]
-            found = scored_logits(self.model, some, self.protocol, size, batch_size=self.batch_size)
+            found = scored_logits(
+                self.with_uncertainty or self.model, some, self.protocol, size, batch_size=self.batch_size
+            )
             for n, index in enumerate(shown.indices[first : first + at_once], first):
                 each = found[n - first, None]
-                self._count(shown.dataset, index, images[n], labels[n, None], outside, n, each)
+                self._count_image(shown.dataset, index, images[n], labels[n, None], outside, n, each)
 
-    def _count(
+    def _count_image(
         self, place: int, index: int, image: Tensor, label: Tensor, outside: Tensor | None, n: int, found: Tensor
     ) -> None:
         dataset = self.datasets[place]
@@ -268,7 +335,7 @@ class _WithUncertainty(SegmentationModel):
 
     def __init__(self, model: SegmentationModel) -> None:
         super().__init__(model.num_classes + 1)
-        self.model, self.found = model, False
+        self.model, self.found, self.training = model, False, False
         self.multiple, self.minimum, self.align_corners = model.multiple, model.minimum, model.align_corners
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -334,9 +401,8 @@ def _agreed(
     return max(seconds for _, seconds, _ in said), dict(sorted(named.items()))
 
 
-def _add_up(tallies: Sequence[Tally], group: dist.ProcessGroup) -> None:
+def _add_up(counts: Sequence[Tensor], group: dist.ProcessGroup) -> None:
     """In one exchange; NCCL adds up on GPUs alone, gloo anywhere."""
-    counts = [count for tally in tallies for count in tally.counts.values()]
     where = torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend(group) else "cpu"
     flat = torch.cat([count.flatten().to(where) for count in counts])
     dist.all_reduce(flat, group=group)

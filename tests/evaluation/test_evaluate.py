@@ -103,8 +103,9 @@ def test_any_number_of_ranks_finds_the_same(tmp_path, world_size):
     """Batch norms, convolutions, sizes that differ, damaged files: to the last digit."""
     torch.multiprocessing.start_processes(_rank, (world_size, str(tmp_path)), nprocs=world_size, start_method="fork")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(3)  # the others have one each
     alone = without_speed(found_by(None).as_dict())
+    assert torch.get_num_threads() == 3
     torch.set_num_threads(threads)
     assert alone["images"] == 9
     assert len(alone["corrupt"]) == 2
@@ -297,7 +298,7 @@ def test_memory_does_not_grow_with_the_data():
         gc.collect()
         assert data.alive == 0
         most.append(data.most)
-    assert most[0] == most[1] <= 4
+    assert max(most) <= 2 * (torch.get_num_threads() + 2)  # of a batch of 2, in every thread and on the way
 
 
 def test_the_model_is_left_as_it_was():
