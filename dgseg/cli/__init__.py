@@ -11,6 +11,7 @@ from dgseg import __version__
 # have a DESCRIPTION for its own --help; or it has VERBS of its own.
 VERBS = {
     "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
+    "compare-models": ("dgseg.cli.compare_models", "is B better than A, or is it noise, and where do they differ"),
     "data": ("dgseg.cli.data", "look at data sets, check, choose, pack and compare them"),
     "demo": ("dgseg.cli.demo", "train a small network on random label maps through every operator"),
     "embed": ("dgseg.cli.embed", "t-SNE of features and covariances, by class and by domain"),

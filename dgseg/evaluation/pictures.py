@@ -117,8 +117,8 @@ def views(example: Example) -> dict[str, tuple[Bytes, bool]]:
     """title -> (picture, whether it may be smoothed): labels may not."""
     shown = {"image": (example.image, True), "truth": (coloured(example.truth), False)}
     single = len(example.predictions) == 1
+    shown |= {name: (coloured(prediction), False) for name, prediction in example.predictions.items()}
     for name, prediction in example.predictions.items():
-        shown[name] = (coloured(prediction), False)
         title = "error" if single else f"{name}: error"
         shown[title] = (error_map(example.image, example.truth, prediction), False)
     if example.entropy is not None:
