@@ -125,8 +125,8 @@ def scores_table(found: Comparison) -> Table:
             f"{each.images:,}",
             percent(each.a),
             percent(each.b),
-            f"{100 * each.difference:+.2f}",
-            f"{100 * each.low:+.2f} to {100 * each.high:+.2f}",
+            _points(each.difference),
+            f"{_points(each.low)} to {_points(each.high)}",
             f"{each.p_value:.4f}",
             found.verdicts[name],
         )
@@ -143,7 +143,7 @@ def classes_table(found: Comparison) -> Table:
     rows = []
     for c, name in enumerate(names):
         pairs = [(found.a.domains[of].scores.iou[c], found.b.domains[of].scores.iou[c]) for of in found.a.domains]
-        rows.append((name, *("–" if math.isnan(b - a) else f"{100 * (b - a):+.1f}" for a, b in pairs)))
+        rows.append((name, *(_points(b - a, 1) for a, b in pairs)))
     return Table("IoU of B minus IoU of A, points", ("class", *found.a.domains), tuple(rows))
 
 
@@ -212,6 +212,10 @@ def _images(result: DomainResult) -> ImageCounts:
 def _iou(result: DomainResult) -> dict[str, float | None]:
     names = class_names(result.confusion.num_classes)
     return {name: _number(iou) for name, iou in zip(names, result.scores.iou.tolist(), strict=True)}
+
+
+def _points(difference: float, digits: int = 2) -> str:
+    return "–" if math.isnan(difference) else f"{round(100 * difference, digits) + 0.0:+.{digits}f}"  # no -0.00
 
 
 def _number(value: float) -> float | None:

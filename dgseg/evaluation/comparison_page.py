@@ -24,6 +24,7 @@ def comparison_page(
             "Scores",
             _verdicts(found)
             + table_of(scores_table(found))
+            + "<h3>Differences and their intervals</h3>"
             + plot(charts.differences(found.differences, found.better), "intervals"),
         ),
         ("Boundaries", tabs("boundaries", curves) + table_of(boundary_table(found)) if curves else ""),

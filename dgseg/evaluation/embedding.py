@@ -56,6 +56,31 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Heights and widths: of a label, of its image as the model is shown it, and of that with its padding."""
+
+    label: tuple[int, int]
+    shown: tuple[int, int]
+    padded: tuple[int, int]
+
+    def inside(self, maps: Tensor) -> Tensor:
+        """[C, h, w] without the cells whose middle lies in the padding."""
+        cells = zip(maps.shape[-2:], self.shown, self.padded, strict=True)
+        height, width = (max(1, -((whole - 2 * count * side) // (2 * whole))) for count, side, whole in cells)
+        return maps[:, :height, :width].float()
+
+    def at(self, maps: Tensor, pixels: Whole) -> Tensor:
+        """[n, C]: the cells of [C, h, w] that hold the middles of the label's pixels."""
+        kept = self.inside(maps)
+        places = []
+        for axis, along in enumerate(np.divmod(pixels, self.label[1])):
+            cells, most = maps.shape[axis + 1] * self.shown[axis], kept.shape[axis + 1] - 1
+            places.append(((2 * along + 1) * cells // (2 * self.label[axis] * self.padded[axis])).clip(max=most))
+        rows, columns = (torch.from_numpy(place).to(maps.device) for place in places)
+        return kept[:, rows, columns].T
+
+
+@dataclass(frozen=True)
 class Features:
     """Of one model at the chosen pixels and images."""
 
@@ -139,29 +164,14 @@ def features_of(
             maps = model(whole).features
             if feature not in maps:
                 raise ValueError(f"{type(model).__name__} has no features {feature!r}; it has {', '.join(maps)}")
-            share = [side / all_ for side, all_ in zip(shown, whole.shape[-2:], strict=True)]
-            parts = {name: _inside(maps[name][0], share) for name in maps}
-            pixels.append(_at(parts[feature], spot.pixels, sample.size))
+            over = Frame(sample.size, shown, (whole.shape[-2], whole.shape[-1]))
+            pixels.append(over.at(maps[feature][0], spot.pixels))
             for name in [name for name in maps if name.startswith("norm")] or [feature]:
-                covariances.setdefault(name, []).append(_covariance(parts[name]))
+                covariances.setdefault(name, []).append(_covariance(over.inside(maps[name][0])))
             if progress is not None:
                 progress(1)
     unit = F.normalize(torch.cat(pixels), dim=1)
     return Features(unit.cpu().numpy(), {name: torch.stack(each).cpu().numpy() for name, each in covariances.items()})
-
-
-def _inside(maps: Tensor, share: Sequence[float]) -> Tensor:
-    """[C, h, w] without what lies over the padding."""
-    height, width = (max(1, round(side * part)) for side, part in zip(maps.shape[-2:], share, strict=True))
-    return maps[:, :height, :width].float()
-
-
-def _at(maps: Tensor, pixels: Whole, size: tuple[int, int]) -> Tensor:
-    """[n, C]: a label's pixel lies in the cell that holds its middle."""
-    rows, columns = np.divmod(pixels, size[1])
-    height, width = maps.shape[-2:]
-    place = (2 * rows + 1) * height // (2 * size[0]) * width + (2 * columns + 1) * width // (2 * size[1])
-    return maps.flatten(1)[:, torch.from_numpy(place).to(maps.device)].T
 
 
 def _covariance(maps: Tensor) -> Tensor:
