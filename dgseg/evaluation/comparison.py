@@ -165,9 +165,9 @@ def most_different(a: DomainResult, b: DomainResult, count: int) -> list[tuple[s
     if ids != _images(b).scored_ids:
         raise ValueError("the models were scored on different images: was a file replaced meanwhile?")
     gain = _share_right(b) - _share_right(a)
-    order = [place for place in np.argsort(-gain, kind="stable").tolist() if not np.isnan(gain[place])]
-    gains = [place for place in order[:count] if gain[place] > 0]
-    losses = [place for place in order[::-1][:count] if gain[place] < 0]
+    # Of equal ones the first; an image without a label (NaN) is neither.
+    gains = [place for place in np.argsort(-gain, kind="stable").tolist()[:count] if gain[place] > 0]
+    losses = [place for place in np.argsort(gain, kind="stable").tolist()[:count] if gain[place] < 0]
     return [(ids[place], f"B {100 * gain[place]:+.1f} points of pixels right") for place in (*gains, *losses)]
 
 

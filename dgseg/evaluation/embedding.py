@@ -237,8 +237,10 @@ def silhouette(points: Floats, groups: Whole) -> float:
     if (counts > 1).sum() < 2:
         return float("nan")
     from sklearn.metrics import silhouette_score
+    from threadpoolctl import threadpool_limits
 
-    return float(silhouette_score(points[keep], groups[keep]))
+    with threadpool_limits(1):
+        return float(silhouette_score(points[keep], groups[keep]))
 
 
 def silhouette_within(points: Floats, groups: Whole, classes: Whole) -> float:
