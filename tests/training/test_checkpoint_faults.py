@@ -1,6 +1,5 @@
 """Bad luck, really: killed writers, flipped bytes, full disks, folders that vanish, two savers at once."""
 
-import errno
 import os
 import random
 import resource
@@ -41,8 +40,10 @@ def test_kills_at_any_moment(kind: str, tmp_path: Path) -> None:
     checkpoints = Checkpoints(run)
     checkpoints.save(0, state_of(0, SIZE))
     checkpoints.wait()
-    saved, torn = 0, 0
-    for _ in range(12 if kind == "pyarrow" else 20):
+    saved, torn, kills = 0, 0, 0
+    while min(saved, torn) < 3 or kills < 10:
+        kills += 1
+        assert kills < 200, f"of {kills} kills {torn} hit a save, and {saved} saves came to an end"
         progress.unlink(missing_ok=True)
         writer = processes.start(save_on_and_on, run, saved + 1, progress)
         time.sleep(moments.uniform(0.01, 0.1))
@@ -54,8 +55,6 @@ def test_kills_at_any_moment(kind: str, tmp_path: Path) -> None:
         assert acknowledged <= loaded.step <= acknowledged + 1
         check_equal(loaded.state, state_of(loaded.step, SIZE))
         saved = loaded.step
-    assert torn >= 3, "hardly any kill hit a save"
-    assert saved >= 3, "hardly any save came to an end"
     checkpoints.save(saved + 1, state_of(saved + 1))
     checkpoints.wait()
     assert all(name.startswith("step-") and ".tmp-" not in name for name in names(run))
@@ -199,7 +198,7 @@ def test_the_folder_vanishes(tmp_path: Path) -> None:
     checkpoints.begin(5)
     shutil.rmtree(tmp_path / "run")
     checkpoints.commit(state_of(5))
-    with pytest.raises(CheckpointError, match=f"{os.strerror(errno.ENOENT)}|No such file.*there is none yet"):
+    with pytest.raises(CheckpointError, match=r"step 5 could not be written to .*; there is none yet"):
         checkpoints.wait()
     checkpoints.save(10, state_of(10))
     checkpoints.wait()
