@@ -45,7 +45,9 @@ class _SharedBatchNorm(_BatchNorm):
             plain: Tensor = super().forward(input)
             return plain
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
-        output, mean, var = _Shared.apply(input, self.weight, self.bias, self.eps, group)
+        # A compiler would drop the exchanges of a worker without images, which needs their results for nothing.
+        apply = _Shared.apply if input.numel() > 0 else torch.compiler.disable(_Shared.apply)
+        output, mean, var = apply(input, self.weight, self.bias, self.eps, group)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 share = self._share_of_this_batch()
