@@ -133,6 +133,9 @@ def _run(model: SegmentationModel, work: Plan, arguments: argparse.Namespace, se
             raise SystemExit(f"dgseg predict: {error}\n{remedy}") from error
         except (ValueError, OSError) as error:
             raise SystemExit(f"dgseg predict: {error}") from error
+        except KeyboardInterrupt:
+            print("dgseg predict: stopped; the same command with --existing skip goes on", file=sys.stderr)
+            raise SystemExit(130) from None
 
 
 def _complain(broken: CorruptFile) -> None:
@@ -140,7 +143,7 @@ def _complain(broken: CorruptFile) -> None:
 
 
 def _summary(outcome: Outcome, work: Plan, out: Path, settings: Settings) -> str:
-    speed = f" in {outcome.seconds:.1f} s, {outcome.done / outcome.seconds:.1f} images/s" if outcome.done else ""
+    speed = f" in {outcome.seconds:.1f} s, {outcome.done / outcome.seconds:.3g} images/s" if outcome.done else ""
     lines = [f"{out}: {', '.join(settings.kinds)} of {_images(outcome.done)}{speed}"]
     if work.skipped:
         lines.append(f"{_images(work.skipped)} had them already")

@@ -201,6 +201,8 @@ def _loaded(
 
 def _load(path: Path) -> npt.NDArray[np.uint8] | CorruptFile:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            return CorruptFile(path, "is no file")
         image = read_image(path, oriented=True)
     except CorruptFile as error:
         return error

@@ -127,9 +127,14 @@ def test_broken_files_are_named_skipped_and_counted(model, tmp_path: Path, threa
     (folder / "d.png").write_bytes(b"")
     (folder / "e.png").symlink_to("nowhere")
     image(folder / "f.png")
+    os.mkfifo(folder / "g.png")
+    image(folder / "h.tif", np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8))
     outcome = run(model, [folder], tmp_path / "out", threads)
     assert outcome.done == 2
-    assert [Path(broken.path).name for broken in outcome.broken] == ["a.png", "c.jpg", "d.png", "e.png"]
+    assert [Path(broken.path).name for broken in outcome.broken] == [
+        "a.png", "c.jpg", "d.png", "e.png", "g.png", "h.tif",
+    ]  # fmt: skip
+    assert "floating-point values" in outcome.broken[-1].message
     assert sorted(path.name for path in (tmp_path / "out/labels").iterdir()) == ["b.png", "f.png"]
 
 
