@@ -1,8 +1,8 @@
 """Freed memory kept for the next step, on a CPU.
 
 glibc maps every large buffer from the kernel and unmaps it when it is freed, so that a step gets all its activations
-anew and pays for each page again: 53,000 page faults in a step of bisenet_mini on 8 images of 192x384. Kept in the heap,
-the next step finds the same memory: none, with 2 % more at the peak. On a GPU torch's own allocator does that already.
+anew and pays for each page again: 53,000 page faults in a step of bisenet_mini on 8 images of 192x384. Kept in the
+heap, the next step finds the same memory: no faults, with 2 % more at the peak. Of a GPU's memory torch keeps its own.
 """
 
 import ctypes
