@@ -25,6 +25,8 @@ def metrics(found: Evaluation) -> dict[str, float]:
         values |= {f"{name}/boundary_iou": result["boundary_iou"]["mean"]} if "boundary_iou" in result else {}
         for kind, scores in result.get("ood", {}).items():
             values |= {f"{name}/ood/{kind}/{metric}": scores[metric] for metric in ("auroc", "ap", "fpr95")}
+            for metric, value in scores.get("components", {}).items():
+                values[f"{name}/ood/{kind}/component_{metric}"] = value
     return {name: float(value) for name, value in values.items() if value is not None}
 
 

@@ -76,7 +76,7 @@ class References(HTMLParser):
 def test_every_output_says_the_same(run, weights, tmp_path, capsys):
     assert run("--json", "s.json", "--csv", "s.csv", "--html", "out/s.html", "--panels", "p", data=DATA) == 0
     out = capsys.readouterr().out
-    found = by_hand(weights, DATA, extras=("boundary", "calibration", "ood"))
+    found = by_hand(weights, DATA, extras=("boundary", "calibration", "ood", "components"))
     written = json.loads((tmp_path / "s.json").read_text())
     expected = json.loads(json.dumps(found.as_dict()))
     assert written["domains"] == expected["domains"]
@@ -128,7 +128,7 @@ def test_the_page_needs_nothing_but_itself(run, tmp_path):
 
 
 def test_several_processes_find_the_same(run, tmp_path):
-    every = ("--also", "boundary", "calibration", "ood", "images", "--batch", 1)
+    every = ("--also", "boundary", "calibration", "ood", "components", "images", "--batch", 1)
     assert run("--json", "one.json", *every, data=DATA[-2:]) == 0
     assert run("--json", "two.json", *every, "--processes", 2, data=DATA[-2:]) == 0
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
@@ -206,5 +206,5 @@ def test_under_torchrun(weights, tmp_path):
     command += ["--weights", str(weights), "--data", *DATA, "--no-mlflow", "--json", str(tmp_path / "s.json")]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
     assert done.stdout.count("Scores, %") == 1
-    found = by_hand(weights, DATA, extras=["ood"]).as_dict()
+    found = by_hand(weights, DATA, extras=["ood", "components"]).as_dict()
     assert json.loads((tmp_path / "s.json").read_text())["domains"] == json.loads(json.dumps(found["domains"]))
