@@ -17,7 +17,8 @@ from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.ranks import local_ranks
 from dgseg.data.dataset import Dataset
 from dgseg.evaluation import SYNTHIA_16, Evaluation, evaluate, protocol_named
-from dgseg.evaluation.evaluate import EXTRAS, check, domains
+from dgseg.evaluation.counting import domains
+from dgseg.evaluation.evaluate import EXTRAS, check
 from dgseg.evaluation.loading import scored_dataset
 from dgseg.evaluation.pictures import Example
 from dgseg.evaluation.protocols import NAMES
@@ -65,8 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--also",
         nargs="*",
         choices=EXTRAS,
-        help="what else to count: errors by distance to boundaries, calibration, out-of-distribution scores, each "
-        "image's pixels (default: all for a report; ood for data sets that mark it)",
+        help="what else to count: errors by distance to boundaries, calibration, out-of-distribution scores of pixels "
+        "and, in a second pass, of components, each image's pixels (default: boundary and calibration for a report; "
+        "ood and components for data sets that mark it)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything, in fractions")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="a row per domain, in fractions")
@@ -133,7 +135,7 @@ def _extras(arguments: argparse.Namespace, datasets: Sequence[Dataset]) -> set[s
     extras = set(arguments.also or ())
     if arguments.also is None:
         if any(dataset.name in _MARKED or getattr(dataset, "unknown", False) for dataset in datasets):
-            extras.add("ood")
+            extras |= {"ood", "components"}
         if arguments.html:
             extras |= {"boundary", "calibration"}
     return extras | {"images"} if arguments.pictures else extras

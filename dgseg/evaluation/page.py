@@ -181,7 +181,8 @@ def _ood(found: Evaluation) -> str:
     note = (
         "<p class=note>Scores of every pixel: 1 minus the largest softmax, the softmax's entropy, the energy of the "
         "logits and, where the model gives one, its own uncertainty. Scores are rounded to fp16 before they are "
-        "sorted; the last column bounds what that can have changed.</p>"
+        "sorted; ± bounds what that can have changed. sIoU, PPV and F1 are of connected components, at the threshold "
+        "that is best for pixels.</p>"
     )
     return table_of(_named(found, "Out-of-distribution")) + note + tabs("ood", curves)
 

@@ -89,15 +89,20 @@ def _calibration(found: Evaluation) -> Table:
 
 def _ood(found: Evaluation) -> Table:
     rows = []
+    components = any(result.components for result in found.domains.values())
     for name, result in found.domains.items():
         for kind, tally in result.ood.items():
             one = tally.result()
             values = [percent(value) for value in (one.auroc, one.ap, one.fpr95)]
             # How far rounding scores to fp16 can have moved a result, at most.
             slack = max(high - low for low, high in one.interval.values())
-            rows.append((f"{name}: {kind}", *values, "0" if slack == 0 else f"{100 * slack:.2g}"))
-    head = ("domain: score", "AUROC", "AP", "FPR@95", "fp16 rounding, at most")
-    return Table("Out-of-distribution pixels, %", head, tuple(rows))
+            values.append("0" if slack == 0 else f"{100 * slack:.2g}")
+            if components:
+                parts = result.components[kind].result() if kind in result.components else None
+                values += [percent(v) for v in (parts.siou, parts.ppv, parts.f1)] if parts else ["–"] * 3
+            rows.append((f"{name}: {kind}", *values))
+    head = ("domain: score", "AUROC", "AP", "FPR@95", "± by fp16", *(("sIoU", "PPV", "F1") if components else ()))
+    return Table("Out-of-distribution pixels and components, %", head, tuple(rows))
 
 
 def plain(table: Table) -> str:
