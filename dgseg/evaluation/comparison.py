@@ -15,7 +15,7 @@ import torch
 from dgseg.data.dataset import Dataset
 from dgseg.evaluation.bootstrap import Difference, paired_bootstrap
 from dgseg.evaluation.boundary import BoundaryErrors
-from dgseg.evaluation.evaluate import domains
+from dgseg.evaluation.counting import domains
 from dgseg.evaluation.gallery import examples
 from dgseg.evaluation.pictures import Example
 from dgseg.evaluation.result import DomainResult, Evaluation, ImageCounts, class_names

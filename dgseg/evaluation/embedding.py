@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dgseg.data.dataset import DataError, Dataset
 from dgseg.data.labels import CLASSES, NUM_CLASSES
-from dgseg.evaluation.evaluate import domains, scoring
+from dgseg.evaluation.counting import domains
+from dgseg.evaluation.evaluate import scoring
 from dgseg.evaluation.loading import resized
 from dgseg.evaluation.protocols import Protocol
 from dgseg.models.base import SegmentationModel

@@ -138,6 +138,7 @@ def test_broken_files_are_named_skipped_and_counted(model, tmp_path: Path, threa
     assert sorted(path.name for path in (tmp_path / "out/labels").iterdir()) == ["b.png", "f.png"]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damage_anywhere_is_met(model, tmp_path: Path):
     """Whatever a decoder makes of damage, it is a broken file or an image, never the end of the run."""
     rng = np.random.default_rng(0)
