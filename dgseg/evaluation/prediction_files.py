@@ -4,8 +4,8 @@ OUT/labels/a/b.png            class ids
 OUT/overlays/a/b.png          the image tinted in the classes' colours
 OUT/confidence/a/b.png        255 times the probability of the predicted class
 OUT/entropy/a/b.png           255 times the entropy of the prediction over its largest value: black is certain
-OUT/probabilities/a/b.npz     "probabilities", uint8 [C, H, W], 255 times the probability of every class. Most are 0 then
-                              and compress: 5 bytes per pixel of an uncertain model, instead of float16's 38.
+OUT/probabilities/a/b.npz     "probabilities", uint8 [C, H, W], 255 times the probability of every class. Most are 0
+                              then and compress: 5 bytes per pixel of an uncertain model, instead of float16's 38.
 """
 
 import os
