@@ -81,7 +81,8 @@ def _calibration(found: Evaluation) -> Table:
     for name, result in found.domains.items():
         if result.calibration is not None:
             one = result.calibration.result()
-            entropies = [f"{value:.3f}" for value in (one.entropy_right, one.entropy_wrong)]
+            nats = (one.entropy_right, one.entropy_wrong)
+            entropies = ["–" if math.isnan(value) else f"{value:.3f}" for value in nats]
             rows.append((name, percent(one.ece), percent(one.largest_gap, 1), *entropies))
     head = ("domain", "ECE, %", "largest gap, %", "entropy if right", "if wrong")
     return Table("Calibration, entropy in nats", head, tuple(rows))
