@@ -69,7 +69,7 @@ def _boundary(found: Evaluation) -> Table:
     rows: list[tuple[str, ...]] = []
     head: tuple[str, ...] = ("domain",)
     for name, result in found.domains.items():
-        if result.boundary is not None and result.boundary_iou is not None:
+        if result.boundary is not None and result.boundary_iou is not None and result.scores.pixels:
             head = ("domain", *result.boundary.names, "boundary IoU")
             errors = [percent(float(error), 1) for error in result.boundary.error()]
             rows.append((name, *errors, percent(result.boundary_iou.mean_iou(), 1)))
@@ -79,7 +79,7 @@ def _boundary(found: Evaluation) -> Table:
 def _calibration(found: Evaluation) -> Table:
     rows = []
     for name, result in found.domains.items():
-        if result.calibration is not None:
+        if result.calibration is not None and result.scores.pixels:
             one = result.calibration.result()
             nats = (one.entropy_right, one.entropy_wrong)
             entropies = ["–" if math.isnan(value) else f"{value:.3f}" for value in nats]
