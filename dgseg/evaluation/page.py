@@ -127,7 +127,8 @@ def _heat_cell(share: float) -> str:
 
 
 def _boundaries(found: Evaluation) -> str:
-    counted = {name: result.boundary for name, result in _parts(found) if result.boundary is not None}
+    parts = [(name, result) for name, result in _parts(found) if result.scores.pixels]
+    counted = {name: result.boundary for name, result in parts if result.boundary is not None}
     if not counted:
         return ""
     per_class = {
@@ -156,7 +157,8 @@ def _confusion(found: Evaluation) -> str:
 
 
 def _calibration(found: Evaluation) -> str:
-    counted = {name: result.calibration.result() for name, result in _parts(found) if result.calibration is not None}
+    parts = [(name, result) for name, result in _parts(found) if result.scores.pixels]
+    counted = {name: result.calibration.result() for name, result in parts if result.calibration is not None}
     if not counted:
         return ""
     table = table_of(_named(found, "Calibration"))

@@ -69,7 +69,7 @@ def _boundary(found: Evaluation) -> Table:
     rows: list[tuple[str, ...]] = []
     head: tuple[str, ...] = ("domain",)
     for name, result in found.domains.items():
-        if result.boundary is not None and result.boundary_iou is not None:
+        if result.boundary is not None and result.boundary_iou is not None and result.scores.pixels:
             head = ("domain", *result.boundary.names, "boundary IoU")
             errors = [percent(float(error), 1) for error in result.boundary.error()]
             rows.append((name, *errors, percent(result.boundary_iou.mean_iou(), 1)))
@@ -79,9 +79,10 @@ def _boundary(found: Evaluation) -> Table:
 def _calibration(found: Evaluation) -> Table:
     rows = []
     for name, result in found.domains.items():
-        if result.calibration is not None:
+        if result.calibration is not None and result.scores.pixels:
             one = result.calibration.result()
-            entropies = [f"{value:.3f}" for value in (one.entropy_right, one.entropy_wrong)]
+            nats = (one.entropy_right, one.entropy_wrong)
+            entropies = ["–" if math.isnan(value) else f"{value:.3f}" for value in nats]
             rows.append((name, percent(one.ece), percent(one.largest_gap, 1), *entropies))
     head = ("domain", "ECE, %", "largest gap, %", "entropy if right", "if wrong")
     return Table("Calibration, entropy in nats", head, tuple(rows))
