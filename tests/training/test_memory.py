@@ -18,7 +18,7 @@ from tests.training import processes
 
 def faults() -> int:
     """Of a step whose maps have 38 MB each; the least, because the heap takes some steps to find its size."""
-    layers = [module for _ in range(2) for module in (nn.Conv2d(32, 32, 1), nn.ReLU())]
+    layers = [nn.Conv2d(32, 32, 1), nn.ReLU()]
     model, images = nn.Sequential(*layers), torch.zeros(8, 32, 192, 192)
     counts = []
     for _ in range(15):
