@@ -22,7 +22,7 @@ from dgseg.data import Dataset
 from dgseg.machine import machine
 from dgseg.models import save_weights
 from dgseg.training import assemble, strategies
-from dgseg.training.checkpoint import CheckpointError, Checkpoints
+from dgseg.training.checkpoint import CheckpointError, Checkpoints, Loaded
 from dgseg.training.identity import dataset_identity
 from dgseg.training.interrupt import Interrupt
 from dgseg.training.listener import CheckpointReport, Listener, RunEnd, RunStart, ScoreReport
@@ -201,12 +201,16 @@ class Session:
 
     def _resume(self) -> None:
         """From the newest checkpoint that is whole; every rank reads it."""
-        loaded = self.checkpoints.load() if self.world.first else None
-        step = self._common(lambda: None if loaded is None else loaded.step)
+        found: list[Loaded | None] = [None]
+
+        def newest() -> int | None:
+            found[0] = self.checkpoints.load()
+            return found[0].step if found[0] else None
+
+        step = self._common(newest)
         if step is None:
             return
-        if loaded is None:
-            loaded = self.checkpoints.load_step(step)
+        loaded = found[0] or self.checkpoints.load_step(step)
         if loaded.state["recipe"] != to_yaml(self.recipe):
             raise ValueError(f"{self.folder.url}: the checkpoint of step {step} is another recipe's")
         self.strategy.load_state(loaded.state)
