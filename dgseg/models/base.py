@@ -1,6 +1,8 @@
 """What all models share: the input's convention, size checks, and what `build` needs to know."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,6 +25,7 @@ class SegmentationModel(nn.Module, ABC):
     multiple: int = 1  # sides that the network handles exactly; inference pads to it and crops back
     minimum: int = 32  # the smallest side
     architecture: str = ""  # the name that `build` knows the model by; saved with its weights
+    options: Mapping[str, Any] = MappingProxyType({})  # that it was built with; saved, too
     align_corners: bool = False  # of the upsampling of logits in inference; training's losses do it without
 
     def __init__(self, num_classes: int) -> None:

@@ -1,5 +1,6 @@
 """Finding out what a checkpoint is, and putting it into a model."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -74,7 +75,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """The weights as safetensors, written aside and renamed into place."""
+    """The weights as safetensors, with the name and options that `build` makes the model from; written aside and
+    renamed into place."""
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -89,7 +91,13 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         seen.add(cpu.data_ptr())
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    save_file(state, aside, metadata={"format": "pt", "architecture": getattr(model, "architecture", "")})
+    metadata = {
+        "format": "pt",
+        "architecture": getattr(model, "architecture", ""),
+        "options": json.dumps(dict(getattr(model, "options", {}))),
+    }
+    save_file(state, aside, metadata=metadata)
+    os.chmod(aside, 0o644)  # safetensors' files are their owner's alone
     aside.replace(path)
 
 
