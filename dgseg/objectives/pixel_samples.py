@@ -37,11 +37,11 @@ class Grouped(NamedTuple):
 
 def grouped(keys_NP: Tensor, groups_NP: Tensor, groups: int) -> Grouped:
     """A pixel of group `groups` is in none. One sort by (group, key): the group takes the key's highest bits."""
-    bits = groups.bit_length()
-    order = ((groups_NP << (63 - bits)) | (keys_NP >> bits)).argsort(dim=1, stable=True)
-    counts = torch.zeros(len(keys_NP), groups + 1, dtype=torch.int64, device=keys_NP.device)
-    counts.scatter_add_(1, groups_NP, torch.ones_like(groups_NP))
-    return Grouped(order, (counts.cumsum(1) - counts)[:, :-1], counts[:, :-1])
+    shift = 63 - groups.bit_length()
+    merged, order = ((groups_NP << shift) | (keys_NP >> (63 - shift))).sort(dim=1, stable=True)
+    firsts = torch.arange(groups + 1, device=keys_NP.device) << shift
+    edges = torch.searchsorted(merged, firsts.repeat(len(merged), 1))
+    return Grouped(order, edges[:, :-1], edges.diff(dim=1))
 
 
 def class_samples(
