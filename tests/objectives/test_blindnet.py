@@ -90,6 +90,22 @@ def test_every_model_has_the_maps_and_every_parameter_learns(name):
     assert widths["stage4"] == {"r50": 2048, "shufflenetv2": 1024, "mobilenetv2": 1280}[name.split("_")[1]]
 
 
+def test_a_model_without_norms_inside_has_its_maps_normalised_by_the_objective():
+    model = tiny("bisenet_mini")
+    objectives = Objectives(
+        {
+            "covariance": CovarianceAlignmentConfig(features=("stage1", "stage2"), normalise=True).build(model),
+            "contrast": SemanticContrastConfig(features=("stage4", "decoder"), dim=8, samples=4).build(model),
+        }
+    )
+    truth = label_map(2, *TINY["bisenet_mini"].size, classes=5, block=32).cpu()
+    shown = random_images("bisenet_mini")
+    outputs = {"original": model(shown), "augmented": model(shown + 0.3 * torch.randn_like(shown))}
+    terms = objectives(outputs, two_views(truth), StepContext(0, 10))
+    assert all(term > 0 for term in terms.values())
+    assert terms["covariance/ccl"] < 1, "normalised: a diagonal is within 1 of 1"
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_inference_has_neither_more_parameters_nor_more_products(name):
     """What the paper's Table 3 says. The affine-free norms cost their own statistics, a thousandth of the rest."""
