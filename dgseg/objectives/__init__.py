@@ -9,14 +9,19 @@ from dgseg.objectives.base import (
     StepContext,
 )
 from dgseg.objectives.boundary import BoundaryEmphasis, BoundaryEmphasisConfig
+from dgseg.objectives.covariance import CovarianceAlignment, CovarianceAlignmentConfig
 from dgseg.objectives.cross_entropy import CrossEntropy, CrossEntropyConfig
 from dgseg.objectives.feature_distance import FeatureDistance, FeatureDistanceConfig
 from dgseg.objectives.prototypes import PrototypeContrast, PrototypeContrastConfig
+from dgseg.objectives.semantic_contrast import SemanticContrast, SemanticContrastConfig
+from dgseg.objectives.whitening import Whitening, WhiteningConfig
 
 __all__ = [
     "ORIGINAL",
     "BoundaryEmphasis",
     "BoundaryEmphasisConfig",
+    "CovarianceAlignment",
+    "CovarianceAlignmentConfig",
     "CrossEntropy",
     "CrossEntropyConfig",
     "FeatureDistance",
@@ -27,5 +32,9 @@ __all__ = [
     "ParameterGroup",
     "PrototypeContrast",
     "PrototypeContrastConfig",
+    "SemanticContrast",
+    "SemanticContrastConfig",
     "StepContext",
+    "Whitening",
+    "WhiteningConfig",
 ]

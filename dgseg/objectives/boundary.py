@@ -34,6 +34,8 @@ class BoundaryEmphasisConfig:
     denominator: Literal["valid", "all"] = "valid"
     """divide by the global batch's valid pixels, or by all its pixels (the paper's N)"""
     class_weight: tuple[float, ...] | None = None
+    aux_multiple: float = 1.0
+    """of the weights that the model gives its auxiliary predictions; 0 leaves them out"""
     view: str = ORIGINAL
     name: str = "ube"
 
@@ -61,6 +63,7 @@ class BoundaryEmphasisConfig:
             view=self.view,
             denominator=self.denominator,
             class_weight=self.class_weight,
+            aux_multiple=self.aux_multiple,
             alpha=self.alpha,
             radius=self.radius,
             weighting=self.weighting,
@@ -79,6 +82,7 @@ class BoundaryEmphasis(CrossEntropy):
         view: str = ORIGINAL,
         denominator: str = "valid",
         class_weight: Sequence[float] | None = None,
+        aux_multiple: float = 1.0,
         alpha: float = 3.0,
         radius: int = 3,
         weighting: str = "entropy",
@@ -86,7 +90,13 @@ class BoundaryEmphasis(CrossEntropy):
         eps: float = 1e-6,
     ) -> None:
         super().__init__(
-            num_classes, name=name, weight=weight, view=view, denominator=denominator, class_weight=class_weight
+            num_classes,
+            name=name,
+            weight=weight,
+            view=view,
+            denominator=denominator,
+            class_weight=class_weight,
+            aux_multiple=aux_multiple,
         )
         if weighting not in ("entropy", "fixed", "threshold"):
             raise ValueError(f'weighting must be "entropy", "fixed" or "threshold"; it is {weighting!r}')

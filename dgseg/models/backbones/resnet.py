@@ -8,7 +8,7 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Wei
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from dgseg.models.backbones.pretrained import pretrained_backbone
-from dgseg.models.norms import NormedResidualTail
+from dgseg.models.norms import norm_after
 
 # What the papers start from: torchvision's first weights, not the later recipe's.
 _KINDS: dict[int, tuple[Any, tuple[int, ...], str]] = {
@@ -52,8 +52,7 @@ class ResNet(nn.Module):
             if position == 0:
                 self.bn1 = nn.InstanceNorm2d(self.conv1.out_channels, affine=affine)
                 continue
-            blocks = getattr(self, f"layer{position}")
-            setattr(self, f"layer{position}", NormedResidualTail(blocks, self.channels[position], affine))
+            norm_after(getattr(self, f"layer{position}"), self.channels[position], affine)
 
 
 def dilate(layer: nn.Sequential, dilation: int) -> None:
