@@ -1,5 +1,6 @@
 """Predictions and a batch in, named loss terms out: one file per idea of the papers. README.md has the maths."""
 
+from dgseg.objectives.adversarial import Adversarial, AdversarialConfig
 from dgseg.objectives.base import (
     ORIGINAL,
     ImageLosses,
@@ -9,18 +10,30 @@ from dgseg.objectives.base import (
     StepContext,
 )
 from dgseg.objectives.boundary import BoundaryEmphasis, BoundaryEmphasisConfig
+from dgseg.objectives.class_weights import (
+    MEDIAN_FREQUENCY,
+    median_frequency_weights,
+    wants_median_frequency,
+    with_median_frequency,
+)
 from dgseg.objectives.cross_entropy import CrossEntropy, CrossEntropyConfig
 from dgseg.objectives.feature_distance import FeatureDistance, FeatureDistanceConfig
+from dgseg.objectives.focal_dice import FocalDice, FocalDiceConfig
 from dgseg.objectives.prototypes import PrototypeContrast, PrototypeContrastConfig
 
 __all__ = [
+    "MEDIAN_FREQUENCY",
     "ORIGINAL",
+    "Adversarial",
+    "AdversarialConfig",
     "BoundaryEmphasis",
     "BoundaryEmphasisConfig",
     "CrossEntropy",
     "CrossEntropyConfig",
     "FeatureDistance",
     "FeatureDistanceConfig",
+    "FocalDice",
+    "FocalDiceConfig",
     "ImageLosses",
     "Objective",
     "Objectives",
@@ -28,4 +41,7 @@ __all__ = [
     "PrototypeContrast",
     "PrototypeContrastConfig",
     "StepContext",
+    "median_frequency_weights",
+    "wants_median_frequency",
+    "with_median_frequency",
 ]

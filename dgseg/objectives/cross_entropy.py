@@ -15,6 +15,7 @@ from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Box, Prediction
 from dgseg.objectives.base import ORIGINAL, ImageLosses, Objective, StepContext, trainable, weighted
+from dgseg.objectives.class_weights import ClassWeight, tensor_of
 from dgseg.ops import entropy_weighted_cross_entropy
 
 
@@ -23,7 +24,7 @@ class CrossEntropyConfig:
     weight: float = 1.0
     denominator: Literal["valid", "all"] = "valid"
     """divide by the global batch's valid pixels, or by all its pixels as mmsegmentation 0.16 does"""
-    class_weight: tuple[float, ...] | None = None
+    class_weight: ClassWeight = None
     """multiplies each pixel's loss by its class's weight; the denominator stays a pixel count"""
     view: str = ORIGINAL
     name: str = "ce"
@@ -50,15 +51,13 @@ class CrossEntropy(Objective):
         weight: float = 1.0,
         view: str = ORIGINAL,
         denominator: str = "valid",
-        class_weight: Sequence[float] | None = None,
+        class_weight: Sequence[float] | str | None = None,
     ) -> None:
         super().__init__(name, weight, view)
         if denominator not in ("valid", "all"):
             raise ValueError(f'denominator must be "valid" or "all"; it is {denominator!r}')
-        if class_weight is not None and len(class_weight) != num_classes:
-            raise ValueError(f"class_weight has {len(class_weight)} numbers for {num_classes} classes")
         self.denominator = denominator
-        weights = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
+        weights = tensor_of("class_weight", class_weight, num_classes)
         self.register_buffer("class_weight", weights, persistent=False)  # the recipe has them
 
     def bands(self, labels: Tensor) -> Tensor | None:
