@@ -46,27 +46,27 @@ def inputs(shape, dtype=torch.float64):
     return logits, labels, torch.rand(C, generator=g, dtype=torch.float64) + 0.5
 
 
+def mixture(found):
+    return found.focal + 3 * found.dice
+
+
 def launch(logits, labels, class_weight=None, *, gamma=1.0, smooth=1.0):
-    """What the public function does on a GPU: (focal, dice, gradient of focal, gradient of dice)."""
+    """What the public function does on a GPU: (focal, dice, gradient of their mixture)."""
     sums, log_sum_exp = kernels.sums(logits, labels, gamma, 255)
-    sums.requires_grad_()
-    found = losses_of(sums, class_weight, smooth, None, log_sum_exp.dtype)
-    gradients = []
-    for loss in found:
-        (grad_sums,) = torch.autograd.grad(loss, sums, retain_graph=True)
-        gradients.append(kernels.backward(grad_sums, logits, labels, log_sum_exp, gamma, 255))
-    return found.focal.detach(), found.dice.detach(), *gradients
+    found = losses_of(sums.requires_grad_(), class_weight, smooth, None, log_sum_exp.dtype)
+    (grad_sums,) = torch.autograd.grad(mixture(found), sums)
+    gradient = kernels.backward(grad_sums, logits, labels, log_sum_exp, gamma, 255)
+    return found.focal.detach(), found.dice.detach(), gradient
 
 
 def check(actual, logits, labels, class_weight=None, *, tolerance, gradient_tolerance=None, **options):
     leaf = logits.double().requires_grad_()
     right = op.reference(leaf, labels, class_weight=class_weight, **options)
-    gradients = [torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in right]
+    (gradient,) = torch.autograd.grad(mixture(right), leaf)
     for a, b in zip(actual[:2], right, strict=True):
         torch.testing.assert_close(a.double(), b.detach(), rtol=tolerance, atol=tolerance)
-    for a, b in zip(actual[2:], gradients, strict=True):
-        rtol, atol = gradient_tolerance or (tolerance, tolerance)
-        torch.testing.assert_close(a.double(), b, rtol=rtol, atol=atol)
+    rtol, atol = gradient_tolerance or (tolerance, tolerance)
+    torch.testing.assert_close(actual[2].double(), gradient, rtol=rtol, atol=atol)
 
 
 @by_compiler
@@ -99,13 +99,13 @@ def test_variants(shape):
 
 @interpreted
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(2, 19, 3, 7, 3, 7), (2, 3, 2, 3, 5, 6)])
+@pytest.mark.parametrize("shape", [(2, 19, 3, 7, 3, 7), (1, 3, 2, 2, 3, 4)])
 def test_lower_precisions(shape, dtype):
     logits, labels, _ = inputs(shape, dtype)
     actual = launch(logits, labels)
-    assert [found.dtype for found in actual] == [torch.float32, torch.float32, dtype, dtype]
+    assert [found.dtype for found in actual] == [torch.float32, torch.float32, dtype]
     eps = torch.finfo(dtype).eps
-    check(actual, logits, labels, tolerance=3e-6, gradient_tolerance=(eps * 16, 1e-7))
+    check(actual, logits, labels, tolerance=3e-6, gradient_tolerance=(eps * 16, 3e-7))
 
 
 @interpreted
@@ -146,10 +146,10 @@ def test_extreme_logits(shape):
     poisoned = logits.clone()
     poisoned[0, 1, 0, 0] = torch.nan
     for gamma in (0.0, 1.0, 2.0):
-        focal, dice, *gradients = launch(poisoned, labels, gamma=gamma)
+        focal, dice, gradient = launch(poisoned, labels, gamma=gamma)
         assert focal.isnan()
         assert dice.isnan()
-        assert all(gradient.isnan().any() for gradient in gradients)
+        assert gradient.isnan().any()
     assert not any(found.any() for found in launch(poisoned, torch.full_like(labels, 255)))
     assert all(found.isfinite().all() for found in launch(logits.float() * 500, labels))
     if shape[2:4] == shape[4:]:
@@ -163,7 +163,7 @@ def test_extreme_logits(shape):
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4, 4, 4), (0, 3, 2, 2, 4, 4), (2, 3, 0, 4, 0, 4)])
 def test_empty(shape):
     logits, labels, _ = inputs(shape)
-    focal, dice, gradient, _ = launch(logits, labels)
+    focal, dice, gradient = launch(logits, labels)
     assert (focal, dice) == (0, 0)
     assert gradient.shape == logits.shape
 
