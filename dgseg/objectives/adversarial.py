@@ -15,7 +15,7 @@ from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.build import build
 from dgseg.models.prediction import Prediction
-from dgseg.objectives.base import ORIGINAL, Objective, OwnOptimizer, ParameterGroup, StepContext, weighted
+from dgseg.objectives.base import Objective, OwnOptimizer, ParameterGroup, StepContext, weighted
 from dgseg.ops.prototype_info_nce.reference import mean_over_ranks
 
 TARGET = "target"  # the view that the domain to adapt to is
@@ -68,7 +68,7 @@ class Adversarial(Objective):
             raise ValueError(
                 f"objective {self.name!r} adapts to a target, and the batch has none: say in data.target which domain"
             )
-        source = _probabilities(outputs[ORIGINAL], batch)
+        source = _probabilities(self.prediction(outputs), batch)
         target = _probabilities(outputs[TARGET], batch.target)
         # One backward pass serves both: the model's term does not reach the discriminator's parameters, and the
         # discriminator's terms do not reach the model.
