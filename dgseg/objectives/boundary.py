@@ -14,6 +14,7 @@ from torch import Tensor
 from dgseg.data.labels import VOID
 from dgseg.models.base import SegmentationModel
 from dgseg.objectives.base import ORIGINAL
+from dgseg.objectives.class_weights import ClassWeight
 from dgseg.objectives.cross_entropy import CrossEntropy
 from dgseg.ops import boundary_bands
 
@@ -33,7 +34,7 @@ class BoundaryEmphasisConfig:
     weight: float = 1.0
     denominator: Literal["valid", "all"] = "valid"
     """divide by the global batch's valid pixels, or by all its pixels (the paper's N)"""
-    class_weight: tuple[float, ...] | None = None
+    class_weight: ClassWeight = None
     aux_multiple: float = 1.0
     """of the weights that the model gives its auxiliary predictions; 0 leaves them out"""
     view: str = ORIGINAL
@@ -81,7 +82,7 @@ class BoundaryEmphasis(CrossEntropy):
         weight: float = 1.0,
         view: str = ORIGINAL,
         denominator: str = "valid",
-        class_weight: Sequence[float] | None = None,
+        class_weight: Sequence[float] | str | None = None,
         aux_multiple: float = 1.0,
         alpha: float = 3.0,
         radius: int = 3,

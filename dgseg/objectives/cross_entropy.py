@@ -16,6 +16,7 @@ from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Box, Prediction
 from dgseg.objectives.base import ORIGINAL, ImageLosses, Objective, StepContext, trainable, weighted
+from dgseg.objectives.class_weights import ClassWeight, tensor_of
 from dgseg.ops import entropy_weighted_cross_entropy
 
 
@@ -24,7 +25,7 @@ class CrossEntropyConfig:
     weight: float = 1.0
     denominator: Literal["valid", "all"] = "valid"
     """divide by the global batch's valid pixels, or by all its pixels as mmsegmentation 0.16 does"""
-    class_weight: tuple[float, ...] | None = None
+    class_weight: ClassWeight = None
     """multiplies each pixel's loss by its class's weight; the denominator stays a pixel count"""
     aux_multiple: float = 1.0
     """of the weights that the model gives its auxiliary predictions; 0 leaves them out"""
@@ -54,7 +55,7 @@ class CrossEntropy(Objective):
         weight: float = 1.0,
         view: str = ORIGINAL,
         denominator: str = "valid",
-        class_weight: Sequence[float] | None = None,
+        class_weight: Sequence[float] | str | None = None,
         aux_multiple: float = 1.0,
     ) -> None:
         super().__init__(name, weight, view)
@@ -62,11 +63,9 @@ class CrossEntropy(Objective):
             raise ValueError(f"aux_multiple must be at least 0, and finite; it is {aux_multiple}")
         if denominator not in ("valid", "all"):
             raise ValueError(f'denominator must be "valid" or "all"; it is {denominator!r}')
-        if class_weight is not None and len(class_weight) != num_classes:
-            raise ValueError(f"class_weight has {len(class_weight)} numbers for {num_classes} classes")
         self.denominator = denominator
         self.aux_multiple = aux_multiple
-        weights = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
+        weights = tensor_of("class_weight", class_weight, num_classes)
         self.register_buffer("class_weight", weights, persistent=False)  # the recipe has them
 
     def bands(self, labels: Tensor) -> Tensor | None:

@@ -10,10 +10,15 @@ from typing import Any, Literal
 from dgseg.data.augment.presets import HRDA, BlindNet, DAFormer, RealTime, Streets
 from dgseg.data.samplers.hardness import HardnessConfig
 from dgseg.objectives import (
+    AdversarialConfig,
     BoundaryEmphasisConfig,
+    CovarianceAlignmentConfig,
     CrossEntropyConfig,
     FeatureDistanceConfig,
+    FocalDiceConfig,
     PrototypeContrastConfig,
+    SemanticContrastConfig,
+    WhiteningConfig,
 )
 
 Undecayed = Literal["nothing", "norms", "vectors"]
@@ -92,6 +97,13 @@ class ObjectiveConfig:
     ube: BoundaryEmphasisConfig | None = None
     gap: PrototypeContrastConfig | None = None
     fd: FeatureDistanceConfig | None = None
+    ce_augmented: CrossEntropyConfig | None = None
+    """on the augmented view"""
+    covariance: CovarianceAlignmentConfig | None = None
+    contrast: SemanticContrastConfig | None = None
+    whitening: WhiteningConfig | None = None
+    focal_dice: FocalDiceConfig | None = None
+    adversarial: AdversarialConfig | None = None
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Session:
             torch.use_deterministic_algorithms(True)
         sources = assemble.datasets(recipe)
         self.loader = assemble.loader(recipe, sources, assemble.sampler(recipe, sources), world)
-        learner = assemble.learner(recipe, world)
+        learner = assemble.learner(recipe, sources, world)
         self.strategy: Strategy = strategies.build(learner, recipe, run, world)
         if recipe.train.compile:
             learner.model.compile()
