@@ -203,8 +203,7 @@ class MlflowListener(Listener):
                 shutil.copyfile(end.weights, kept)
             path = f"{FILES}/{self._files}/{kept.name}"
             self._append(op="model", weights=path, step=end.step, model=self._model)
-        if end.reason:
-            self._append(op="tags", values={"reason": end.reason})
+        self._append(op="tags", values={"ended": f"{end.status}: {end.reason}" if end.reason else end.status})
         self._append(op="close", status=_STATUS[end.status], time=time.time_ns() // 1_000_000)
         self._writer.close()
         self._writer = None
