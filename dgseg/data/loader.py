@@ -87,6 +87,7 @@ class Loader:
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,  # micro-batches that the loop cuts a step's batch into
         workers: int = 0,
         seed: int = 0,
         start_step: int = 0,
@@ -109,7 +110,7 @@ class Loader:
         if pin_memory and not torch.cuda.is_available():
             raise ValueError("loader: pin_memory speeds up copies to a GPU, and torch sees none; leave it out")
         self.sources, self.sampler, self.target = tuple(sources), sampler, target
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.parts = rank, world_size, parts
         self.workers, self.prefetch = workers, _bounded(prefetch, workers, sampler.lookahead)
         self.step, self.stop_step = start_step, stop_step
         self.corrupt_share, self.pin_memory, self.start_method = corrupt_share, pin_memory, start_method
@@ -125,9 +126,9 @@ class Loader:
         self._samples = sum(map(len, self.sources)) + (len(target.dataset) if target else 0)
         self._per_step = (batch_size + (target.sampler.batch_size if target else 0)) // world_size
         # Both cuts fail here, not in the middle of a run.
-        rank_slice(range(batch_size), rank, world_size)
+        rank_slice(range(batch_size), rank, world_size, parts)
         if target:
-            rank_slice(range(target.sampler.batch_size), rank, world_size)
+            rank_slice(range(target.sampler.batch_size), rank, world_size, parts)
 
     def __iter__(self) -> Iterator[Batch]:
         drawn: dict[int, list[int]] = {}  # draws per source of the steps under way
@@ -208,8 +209,8 @@ class Loader:
             target = self.target.sampler.draws(step) if self.target else []
             yield _Job(
                 step,
-                list(rank_slice(draws, self.rank, self.world_size)),
-                list(rank_slice(target, self.rank, self.world_size)),
+                rank_slice(draws, self.rank, self.world_size, self.parts),
+                rank_slice(target, self.rank, self.world_size, self.parts),
             )
 
     def _account(self, loaded: Loaded, drawn: list[int]) -> None:

@@ -116,3 +116,27 @@ class Batch:
             views={name: view.to(device) for name, view in self.views.items()},
             target=None if self.target is None else self.target.to(device),
         )
+
+    def split(self, parts: int) -> list[Batch]:
+        """Micro-batches of one size, in order."""
+        if parts == 1:
+            return [self]
+        each = len(self.ids) // parts
+        return [
+            self._cut(slice(start, start + each), part, parts)
+            for part, start in enumerate(range(0, len(self.ids), each))
+        ]
+
+    def _cut(self, part: slice, number: int, parts: int) -> Batch:
+        return replace(
+            self,
+            images=self.images[part],
+            labels=None if self.labels is None else self.labels[part],
+            ids=self.ids[part],
+            draws=self.draws[part],
+            indices=self.indices[part],
+            sources=self.sources[part],
+            domain=self.domain[part],
+            views={name: view._cut(part, number, parts) for name, view in self.views.items()},
+            target=None if self.target is None else self.target.split(parts)[number],
+        )

@@ -2,10 +2,13 @@
 
 import textwrap
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
+from typing import Protocol as Interface
 
-from dgseg.evaluation.confusion import Confusion
+from dgseg.data.datasets.acdc import CONDITIONS
+from dgseg.data.streets.domains import ADVERSE, STANDARD, TARGETS
 
 Size = tuple[int, int]  # height, width
 
@@ -87,8 +90,28 @@ PROTOCOLS: dict[str, Protocol] = {
     "streets": Protocol("streets", {}, others="own size"),
 }
 
-# The averages of the paper's tables.
-AVERAGES = {"Avg2": _ADVERSE, "Avg3": _CLEAR, "Avg5": (*_CLEAR, *_ADVERSE)}
+
+def protocol_named(name: str, architecture: str = "") -> Protocol:
+    """By its name; "paper" is the one that FLEX-Seg's tables were made with for this architecture: HRDA's at full
+    size, every other's as DAFormer's."""
+    if name == "paper":
+        name = "paper-hrda" if architecture.startswith("hrda") else "paper-daformer"
+    if name not in PROTOCOLS:
+        raise ValueError(f"there is no protocol {name!r}; take {', '.join(NAMES)}")
+    return PROTOCOLS[name]
+
+
+NAMES = ("native", "streets", "paper", "paper-daformer", "paper-hrda")
+
+# The averages of the paper's tables, and of the streets world's targets.
+AVERAGES = {
+    "Avg2": _ADVERSE,
+    "Avg3": _CLEAR,
+    "Avg5": (*_CLEAR, *_ADVERSE),
+    "adverse": ADVERSE,
+    "standard": STANDARD,
+    "all": TARGETS,
+}
 
 
 def averages(mious: Mapping[str, float]) -> dict[str, float]:
@@ -100,14 +123,32 @@ def averages(mious: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def by_dataset(domains: Mapping[str, Confusion]) -> dict[str, Confusion]:
-    """ "acdc/fog", "acdc/night" … -> those and their sum "acdc": all conditions' pixels in one table."""
-    found: dict[str, Confusion] = {}
-    for domain, confusion in domains.items():
+class Mergeable(Interface):
+    def merge(self, other: Any) -> Any: ...
+
+
+T = TypeVar("T", bound=Mergeable)
+
+
+def by_dataset(domains: Mapping[str, T]) -> dict[str, T]:
+    """ "acdc/fog", "acdc/night" … -> those and before them their sum "acdc": all conditions' pixels in one table. A
+    condition that is alone is not called its data set."""
+    found: dict[str, T] = {}
+    for domain, counted in domains.items():
         dataset, _, condition = domain.partition("/")
-        if dataset not in found:
-            found[dataset] = Confusion(confusion.num_classes, device=confusion.device)
-        found[dataset].merge(confusion)
-        if condition:
-            found[domain] = confusion
+        parts = [each for each in domains if each.partition("/")[0] == dataset]
+        if condition and len(parts) > 1:
+            # In the order of the first part: the sum stands before it.
+            found[dataset] = found[dataset].merge(counted) if dataset in found else deepcopy(counted)
+        found[domain] = counted
     return found
+
+
+def whole_datasets(domains: Iterable[str]) -> set[str]:
+    """Those of by_dataset's rows that averages may be made of: "acdc" is the mean over all its conditions or none."""
+    rows = set(domains)
+    return {row for row in rows if row != "acdc" or row not in _sums(rows) or rows >= {f"acdc/{c}" for c in CONDITIONS}}
+
+
+def _sums(rows: set[str]) -> set[str]:
+    return {row.partition("/")[0] for row in rows if "/" in row}

@@ -1,1 +1,58 @@
-"""One function per published system or preset, returning a complete Recipe."""
+"""One function per published system or preset, returning a complete Recipe. RECIPES has them by their names on the
+command line; a recipe's own `name` is that name.
+
+streets    FLEX-Seg and its baseline on the embedded world: the default job
+flexseg    FLEX-Seg as published
+ablation   the rows of its Table 2, and fixed boundary weightings
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dgseg.recipes import ablation, flexseg, streets
+from dgseg.training.recipe import Recipe
+from dgseg.training.yaml import differences, flatten, from_yaml, override, to_yaml
+
+__all__ = ["RECIPES", "Named", "differences", "flatten", "from_yaml", "named", "override", "to_yaml"]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A recipe's function and one line on what it is."""
+
+    make: Callable[[], Recipe]
+    says: str
+
+
+def _documented(*functions: Callable[[], Recipe]) -> dict[str, Named]:
+    return {function().name: Named(function, (function.__doc__ or "").strip()) for function in functions}
+
+
+RECIPES: dict[str, Named] = {
+    **_documented(
+        streets.flexseg,
+        streets.erm,
+        flexseg.flexseg_daformer,
+        flexseg.flexseg_hrda,
+        flexseg.flexseg_daformer_paper,
+        flexseg.flexseg_hrda_paper,
+        flexseg.flexseg_daformer_r101,
+        flexseg.flexseg_hrda_r101,
+        flexseg.erm_daformer,
+        flexseg.erm_hrda,
+        flexseg.erm_daformer_r101,
+        flexseg.erm_hrda_r101,
+    ),
+    **{name: Named(make, says) for name, (make, says) in ablation.recipes().items()},
+}
+
+
+def named(name: str) -> Recipe:
+    """By the name on the command line; underscores do as well."""
+    wanted = name.replace("_", "-")
+    if wanted not in RECIPES:
+        near = difflib.get_close_matches(wanted, RECIPES, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"no recipe {name!r}{hint} There are: {', '.join(RECIPES)}")
+    return RECIPES[wanted].make()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dgseg.data.sample import Batch
@@ -14,10 +15,16 @@ TARGET = "target"  # the view that the domain to adapt to is; its batch is batch
 
 
 class Learner(nn.Module):
-    def __init__(self, model: SegmentationModel, objectives: Objectives) -> None:
+    def __init__(
+        self,
+        model: SegmentationModel,
+        objectives: Objectives,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.to(memory_format=memory_format)
         self.objectives = objectives
+        self.memory_format = memory_format
 
     def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
         """Weighted loss terms. Each view passes by itself: batch norms see one distribution at a time."""
@@ -29,4 +36,5 @@ class Learner(nn.Module):
         return terms
 
     def _predict(self, view: Batch, context: StepContext) -> Any:
-        return self.model(view.images, seed=context.seed, step=context.step)
+        images = view.images.contiguous(memory_format=self.memory_format)
+        return self.model(images, seed=context.seed, step=context.step)

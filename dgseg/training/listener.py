@@ -80,6 +80,10 @@ class Listener:
     def on_end(self, end: RunEnd) -> None:
         return
 
+    def should_stop(self) -> bool:
+        """Asked after every step: True lets the run save and end; the same name goes on later."""
+        return False
+
     def state_dict(self) -> dict[str, Any]:
         """Kept in every checkpoint under the listener's class name: an MLflow run id, say."""
         return {}

@@ -16,6 +16,7 @@ from dgseg.objectives import (
     PrototypeContrastConfig,
 )
 
+Undecayed = Literal["nothing", "norms", "vectors"]
 Augmentation = Streets | DAFormer | HRDA | BlindNet | RealTime
 
 
@@ -101,8 +102,10 @@ class AdamWConfig:
     eps: float = 1e-8
     head_multiple: float = 10.0
     """learning rate of everything but the backbone, over the backbone's"""
-    decay_norms: bool = False
-    """whether norms, biases and position embeddings are decayed"""
+    backbone: str = "backbone."
+    """how the names of the backbone's parameters begin"""
+    undecayed: Undecayed = "norms"
+    """norms and position embeddings, or all vectors (biases too), or nothing goes without weight decay"""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,11 @@ class SGDConfig:
     momentum: float = 0.9
     nesterov: bool = False
     head_multiple: float = 1.0
-    decay_norms: bool = True
+    """learning rate of everything but the backbone, over the backbone's"""
+    backbone: str = "backbone."
+    """how the names of the backbone's parameters begin"""
+    undecayed: Undecayed = "nothing"
+    """norms and position embeddings, or all vectors (biases too), or nothing goes without weight decay"""
 
 
 @dataclass(frozen=True)

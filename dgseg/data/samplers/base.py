@@ -100,14 +100,17 @@ def uniforms(seed: int, purpose: int, first: int, count: int) -> npt.NDArray[np.
     return np.random.Generator(bits).random(skipped + count)[skipped:]
 
 
-def rank_slice(draws: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
-    """This rank's contiguous part of a global batch."""
+def rank_slice(draws: Sequence[T], rank: int, world_size: int, parts: int = 1) -> list[T]:
+    """This rank's share of a global batch: its contiguous piece of each of the parts (the micro-batches of a step),
+    which hence hold the same draws for any number of ranks."""
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} of {world_size}: ranks count from 0")
-    if len(draws) % world_size:
+    if len(draws) % (world_size * parts):
+        cut = f"{world_size} ranks" + (f" and {parts} micro-batches" if parts > 1 else "")
         raise ValueError(
-            f"a global batch of {len(draws)} cannot be cut for {world_size} ranks: make batch_size a multiple of "
-            f"{world_size}, or use fewer ranks"
+            f"a global batch of {len(draws)} cannot be cut for {cut}: make batch_size a multiple of "
+            f"{world_size * parts}, or use fewer"
         )
-    each = len(draws) // world_size
-    return draws[rank * each : (rank + 1) * each]
+    each = len(draws) // (world_size * parts)
+    starts = [(part * world_size + rank) * each for part in range(parts)]
+    return [draw for start in starts for draw in draws[start : start + each]]

@@ -1,0 +1,33 @@
+"""Ctrl-C and SIGTERM ask the run to stop after the step that it is in; a second one ends it at once."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    def __init__(self) -> None:
+        self.requested: str | None = None  # the signal's name
+
+    @contextmanager
+    def listening(self) -> Iterator["Interrupt"]:
+        if threading.current_thread() is not threading.main_thread():
+            # Python hands signals to the main thread alone; a launcher that trains in another asks through a listener.
+            yield self
+            return
+        before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.requested = signal.Signals(number).name

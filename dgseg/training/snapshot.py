@@ -1,0 +1,83 @@
+"""A training state, copied while training stands still, so that it can be written while training goes on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WEIGHTS = ("model", "ema")  # parts of the state that become safetensors: flat, and read by everyone
+_PLAIN: tuple[type[Any], ...] = (bool, int, float, str, bytes)
+
+
+class Snapshot:
+    """Buffers on the CPU, one per tensor of the state, used again by every copy: fresh memory costs page faults, which
+    take longer than the copy. They are pinned for tensors of a GPU, whose copies then run at the bus's speed."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+        self._used: set[str] = set()
+        self._devices: set[torch.device] = set()
+
+    def copy(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The same state in plain containers. It is overwritten by the next copy."""
+        self._used.clear()
+        self._devices.clear()
+        copied = {name: self._copy(value, name, weights=name in WEIGHTS) for name, value in state.items()}
+        for name in self._buffers.keys() - self._used:
+            del self._buffers[name]
+        for device in self._devices:
+            torch.cuda.current_stream(device).synchronize()
+        return copied
+
+    def _copy(self, value: Any, name: str, *, weights: bool = False) -> Any:
+        if isinstance(value, Tensor):
+            return self._buffer(value.detach(), name, weights)
+        if isinstance(value, Mapping):
+            return {
+                self._key(key, name): self._copy(item, f"{name}.{key}", weights=weights) for key, item in value.items()
+            }
+        if weights and value is not None:
+            raise ValueError(f"the state's {name} is {value!r}: among weights there are tensors alone")
+        if isinstance(value, list | tuple):
+            items = [self._copy(item, f"{name}.{index}") for index, item in enumerate(value)]
+            return items if isinstance(value, list) else tuple(items)
+        if value is None:
+            return None
+        for kind in _PLAIN:  # numpy.float64 is a float, too, and must become one
+            if isinstance(value, kind):
+                return kind(value)
+        raise ValueError(
+            f"the state's {name} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, "
+            "numbers, strings, lists and dicts, which load without running code: arrays with torch.from_numpy, "
+            "objects by their state_dict()"
+        )
+
+    @staticmethod
+    def _key(key: Any, name: str) -> str | int:
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise ValueError(f"the state's {name} has the key {key!r}; keys are strings or whole numbers")
+        return key
+
+    def _buffer(self, tensor: Tensor, name: str, weights: bool) -> Tensor:
+        if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.is_quantized:
+            kind = type(tensor).__name__ if type(tensor) is not Tensor else f"{tensor.layout} tensor"
+            raise ValueError(f"the state's {name} is a {kind}; give an ordinary tensor (of a DTensor, full_tensor())")
+        pinned = tensor.device.type == "cuda"
+        # safetensors knows rows alone; elsewhere the optimiser wants its moments in the parameters' own order.
+        order = torch.contiguous_format if weights else torch.preserve_format
+        buffer = self._buffers.get(name)
+        if buffer is None or not _fits(buffer, tensor, pinned, weights):
+            buffer = torch.empty_like(tensor, device="cpu", memory_format=order, pin_memory=pinned)
+            self._buffers[name] = buffer
+        buffer.copy_(tensor, non_blocking=pinned)
+        self._used.add(name)
+        if pinned:
+            self._devices.add(tensor.device)
+        return buffer
+
+
+def _fits(buffer: Tensor, tensor: Tensor, pinned: bool, weights: bool) -> bool:
+    if (buffer.shape, buffer.dtype, buffer.is_pinned() if pinned else False) != (tensor.shape, tensor.dtype, pinned):
+        return False
+    return weights or buffer.stride() == torch.empty_like(tensor, device="meta").stride()

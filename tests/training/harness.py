@@ -1,0 +1,119 @@
+"""Runs small enough for tests, in as many real processes as they ask for."""
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dgseg.recipes import named, override
+from dgseg.training.recipe import Recipe
+
+# A model without batch-size limits, and domains that a test can afford.
+TINY = {
+    "data.sources": ["streets=game@train,size=64x96,length=40", "streets=generated@train,size=64x96,length=40"],
+    "data.augment.crop": [48, 64],
+    "data.augment.wanted_pixels": 20,
+    "data.batch_size": 4,
+    "data.loaders": 0,
+    "data.validation": ["streets=dusk@val,size=64x96,length=4"],
+    "data.test": ["streets=fog@test,size=64x96,length=4", "streets=city@test,size=64x96,length=4"],
+    "schedule.steps": 20,
+    "schedule.warmup": 4,
+    "objective.gap.dim": 16,
+    "train.save_every": 7,
+}
+
+
+def tiny(changes: Mapping[str, Any] | None = None, name: str = "flexseg-streets") -> Recipe:
+    recipe = named(name)
+    wanted = TINY | dict(changes or {})
+    if recipe.objective.gap is None:
+        wanted = {key: value for key, value in wanted.items() if not key.startswith("objective.gap.")}
+    return override(recipe, wanted)
+
+
+def in_processes(count: int, body: str, *, timeout: float = 300.0, **given: Any) -> list[Any]:
+    """Runs `body` in `count` fresh processes that torchrun's variables make one world; it sets `answer`, which comes
+    back by rank. A process that fails fails the test with what it said."""
+    with tempfile.TemporaryDirectory() as place:
+        port = str(_free_port())
+        script = Path(place) / "body.py"
+        given_file = Path(place) / "given"
+        given_file.write_bytes(pickle.dumps(given))
+        script.write_text(
+            "import pickle, sys\n"
+            f"globals().update(pickle.loads(open({str(given_file)!r}, 'rb').read()))\n"
+            + textwrap.dedent(body)
+            + "\npickle.dump(answer, open(sys.argv[1], 'wb'))\n"
+        )
+        processes = [
+            subprocess.Popen(
+                [sys.executable, script, f"{place}/answer{rank}"],
+                env=os.environ
+                | {
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(count),
+                    "LOCAL_WORLD_SIZE": str(count),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": port,
+                    "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(count)
+        ]
+        said = []
+        for process in processes:
+            try:
+                said.append(process.communicate(timeout=timeout)[0])
+            except subprocess.TimeoutExpired:
+                for each in processes:
+                    each.kill()
+                said.append(process.communicate()[0] + "\n(timed out)")
+        for rank, process in enumerate(processes):
+            assert process.returncode == 0, f"rank {rank} of {count}:\n" + said[rank][-4000:]
+        return [pickle.loads(Path(f"{place}/answer{rank}").read_bytes()) for rank in range(count)]
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+# What a proof looks at: weights, losses and the samples of every step.
+RECORDED = """
+from dgseg.data.loader import Loader
+from dgseg.training.listener import Listener
+from dgseg.training.run import RunConfig
+from dgseg.training.train import train
+from safetensors.torch import load_file
+
+class Ear(Listener):
+    def __init__(self): self.losses = []
+    def on_step(self, report): self.losses.append(report.losses["loss"])
+
+ids = []
+fetched = Loader._batch
+def noting(self, loaded):
+    batch = fetched(self, loaded)
+    ids.append(list(batch.ids))
+    return batch
+Loader._batch = noting
+ear = Ear()
+result = train(recipe, RunConfig(storage=storage, name="run", log_every=1, device="cpu", **run), listeners=[ear])
+weights = load_file(result.weights) if result.weights else None
+answer = (result.status, result.step, weights, ear.losses, ids)
+"""
