@@ -13,6 +13,7 @@ VERBS = {
     "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
     "data": ("dgseg.cli.data", "look at data sets, check, choose, pack and compare them"),
     "demo": ("dgseg.cli.demo", "train a small network on random label maps through every operator"),
+    "evaluate": ("dgseg.cli.evaluate", "scores by the official conventions, per domain, and where a model fails"),
     "export": ("dgseg.cli.export", "write a model for another runtime, and run it there beside ours"),
     "profile": ("dgseg.cli.profile", "what models cost: parameters, FLOPs, latency, memory"),
 }

@@ -54,3 +54,40 @@ def built(name: str, arguments: argparse.Namespace, weights: Path | None = None)
 
         (load_adapter if is_adapter(weights) else load_weights)(model, weights)
     return model.eval()
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """For verbs that use a trained model; `from_weights` then makes it."""
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        required=required,
+        metavar="FILE",
+        help="our safetensors, which say their architecture, or a published checkpoint with --model",
+    )
+    parser.add_argument("--model", metavar="NAME", help="the architecture, where the weights do not say it")
+    parser.add_argument("--num-classes", type=int, default=19, help="(default: 19)")
+    parser.add_argument(
+        "--set",
+        type=option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="options",
+        help="an option of the model's own, as align_corners=True; may be repeated",
+    )
+
+
+def from_weights(arguments: argparse.Namespace) -> SegmentationModel:
+    from dgseg.models.weights.loading import looks_like
+    from dgseg.models.weights.reading import bare, read
+
+    name = arguments.model
+    if name is None:
+        state, metadata = read(arguments.weights)
+        name = metadata.get("architecture")
+        if not name:
+            looks = looks_like(bare(state)[0], metadata)
+            hint = f"; it looks like {looks}" if looks else ""
+            raise ValueError(f"{arguments.weights} does not say which model it is of{hint}: name it with --model")
+    return built(name, arguments, arguments.weights)

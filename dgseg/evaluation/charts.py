@@ -85,7 +85,7 @@ def trimap_curves(tallies: Mapping[str, BoundaryErrors]) -> Figure:
     for style, (name, tally) in zip(_styles(), tallies.items(), strict=False):
         axes.plot(range(len(radii) + 1), [100 * found.miou for found in tally.trimap()], label=name, **style)
     axes.set_xticks(range(len(radii) + 1), [*(f"≤ {radius} px" for radius in radii), "all"])
-    axes.set(xlabel="pixels within this distance of a boundary", ylabel="mIoU, %", ylim=(0, 100))
+    axes.set(xlabel="pixels within this distance of a boundary", ylabel="mIoU, %", ylim=(0, None))
     axes.legend()
     axes.grid(alpha=0.3)
     return figure

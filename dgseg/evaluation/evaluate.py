@@ -81,7 +81,7 @@ def evaluate(
     began = time.perf_counter()
     try:
         with (
-            _scoring(pass_.model),
+            scoring(pass_.model),
             torch.inference_mode(),
             torch.autocast(device.type, autocast, enabled=autocast is not None),
         ):
@@ -101,8 +101,8 @@ def evaluate(
     seconds, corrupt = _agreed(error, time.perf_counter() - began, pass_.corrupt, group)
     if group is not None:
         _add_up([tally for result in pass_.results.values() for tally in result.tallies()], group)
-    domains = {name: _without_void(result) for name, result in by_dataset(pass_.results).items()}
-    return Evaluation(domains, protocol, corrupt, seconds)
+    results = {name: _without_void(result) for name, result in by_dataset(pass_.results).items()}
+    return Evaluation(results, protocol, corrupt, seconds)
 
 
 def check(
@@ -165,7 +165,7 @@ class _Pass:
         # (data set, index) -> row of its domain's ImageCounts, where they are not all of a data set's images.
         self.rows: dict[tuple[int, int], int] = {}
         for place, dataset in enumerate(datasets):
-            for domain, indices in _domains(dataset).items():
+            for domain, indices in domains(dataset).items():
                 self.rows |= {(place, index): row for row, index in enumerate(indices)} if "images" in extras else {}
                 self.results[domain] = DomainResult(
                     dataset=dataset.name,
@@ -192,7 +192,8 @@ class _Pass:
         # With windows an image's logits are large: one image at a time, its windows together.
         at_once = 1 if self.protocol.window else len(images)
         for first in range(0, len(images), at_once):
-            found = self._logits(images[first : first + at_once], size)
+            some = images[first : first + at_once]
+            found = scored_logits(self.model, some, self.protocol, size, batch_size=self.batch_size)
             for n, index in enumerate(shown.indices[first : first + at_once], first):
                 each = found[n - first, None]
                 self._count(shown.dataset, index, images[n], labels[n, None], outside, n, each)
@@ -223,22 +224,26 @@ class _Pass:
         if self.on_image is not None:
             self.on_image(Seeing(domain, dataset, index, image, label[0], logits[0]))
 
-    def _logits(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """At the labels' size or below: what is left to do is to upsample, align_corners=False."""
-        model, protocol, shown = self.model, self.protocol, tuple(images.shape[-2:])
-        whole = protocol.window is None and not any(side % model.multiple for side in shown)
-        if whole and shown == size and not model.align_corners:
-            prediction: Prediction = model(images)
-            return prediction.logits.float()
-        left = not model.align_corners and shown[0] <= size[0] and shown[1] <= size[1]
-        return predict_logits(
-            model,
-            images,
-            window=protocol.window,
-            stride=protocol.stride,
-            windows_per_batch=self.batch_size,
-            size=None if left else size,
-        )
+
+def scored_logits(
+    model: SegmentationModel, images: Tensor, protocol: Protocol, size: tuple[int, int], *, batch_size: int = 1
+) -> Tensor:
+    """Of images as the protocol shows them, float32 at the labels' size or below: what is left to do is to upsample
+    (align_corners=False), which the counting does by itself. batch_size: of windows."""
+    shown = tuple(images.shape[-2:])
+    fits = min(shown) >= model.minimum and not any(side % model.multiple for side in shown)
+    if protocol.window is None and shown == size and fits and not model.align_corners:
+        prediction: Prediction = model(images)
+        return prediction.logits.float()
+    left = not model.align_corners and shown[0] <= size[0] and shown[1] <= size[1]
+    return predict_logits(
+        model,
+        images,
+        window=protocol.window,
+        stride=protocol.stride,
+        windows_per_batch=batch_size,
+        size=None if left else size,
+    )
 
 
 def ood_scores(logits: Tensor, size: tuple[int, int], uncertainty: Tensor | None = None) -> dict[str, Tensor]:
@@ -280,10 +285,10 @@ class _WithUncertainty(SegmentationModel):
         if uncertainty.shape[-2:] != logits.shape[-2:]:
             size = logits.shape[-2:]
             uncertainty = F.interpolate(uncertainty.float(), size, mode="bilinear", align_corners=self.align_corners)
-        return prediction._replace(logits=torch.cat([logits, uncertainty.to(logits.dtype)], 1))
+        return prediction._replace(logits=torch.cat([logits.float(), uncertainty.float()], 1))
 
 
-def _domains(dataset: Dataset) -> dict[str, Sequence[int]]:
+def domains(dataset: Dataset) -> dict[str, Sequence[int]]:
     """domain -> the images of it, in order."""
     if domain_of(dataset, 0) == dataset.domain:
         return {dataset.domain: range(len(dataset))}
@@ -300,7 +305,7 @@ def _without_void(result: DomainResult) -> DomainResult:
 
 
 @contextmanager
-def _scoring(model: nn.Module) -> Iterator[None]:
+def scoring(model: nn.Module) -> Iterator[None]:
     """In eval mode; afterwards every module is in the mode that it was in, frozen ones too."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -324,7 +329,7 @@ def _agreed(
         raise error
     for rank, (words, _, _) in enumerate(said):
         if words:
-            raise RuntimeError(f"rank {rank} could not score its images: {words}")
+            raise ValueError(f"rank {rank} could not score its images: {words}")
     named = {sample: reason for _, _, found in said for sample, reason in found.items()}
     return max(seconds for _, seconds, _ in said), dict(sorted(named.items()))
 

@@ -15,12 +15,22 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dgseg.data.dataset import CorruptFile, DataError, Dataset
+from dgseg.data.datasets import dataset_class, from_spec, open_dataset, parse_spec
 from dgseg.data.sample import Sample
 from dgseg.data.workers import death_of, end, new_workers
 from dgseg.evaluation.maps import outside_map
 from dgseg.evaluation.protocols import Protocol
 
 PREFETCH = 2  # batches per worker
+
+
+def scored_dataset(text: str) -> Dataset:
+    """A data set by its specification; where `train` is the default, scores come from `val`."""
+    spec = parse_spec(text)
+    kind = dataset_class(spec.name)
+    if spec.split is None and getattr(kind, "default_split", None) == "train" and "val" in getattr(kind, "splits", ()):
+        return open_dataset(spec.name, spec.path, "val", **spec.options)
+    return from_spec(text)
 
 
 @dataclass(frozen=True)

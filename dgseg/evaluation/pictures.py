@@ -65,20 +65,14 @@ def panel(examples: Sequence[Example], *, width: int = 320, classes: Sequence[st
     """One row per example, one column per view; every view is `width` pixels wide."""
     if not examples:
         raise ValueError("there is no example to show")
-    rows = [_views(example) for example in examples]
+    rows = [views(example) for example in examples]
     titles = list(rows[0])
     if any(list(row) != titles for row in rows):
         raise ValueError("examples of one panel must have the same predictions, and all an entropy map or none")
     heights = [round(width * example.image.shape[0] / example.image.shape[1]) for example in examples]
     caption = 20 if any(example.caption for example in examples) else 0
     header = 24
-    entries = [(name, _plain(COLOURS[place])) for place, name in enumerate(classes)]
-    if any((example.truth == OUT_OF_DISTRIBUTION).any() for example in examples):
-        entries.append(("unknown", _plain(coloured(np.array(OUT_OF_DISTRIBUTION, np.uint8)))))
-    entries += [("void", BLACK), ("error", WRONG)]
-    if "entropy" in titles:
-        entries += [("certain", _plain(heat(np.zeros(1))[0])), ("uncertain", _plain(heat(np.ones(1))[0]))]
-    legend = _legend(len(titles) * (width + _GAP) - _GAP, entries)
+    legend = _legend(len(titles) * (width + _GAP) - _GAP, legend_entries(examples, classes))
     tall = header + sum(height + caption + _GAP for height in heights) + legend.height
     sheet = Image.new("RGB", (legend.width + 2 * _GAP, tall + _GAP), WHITE)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT)
@@ -86,8 +80,8 @@ def panel(examples: Sequence[Example], *, width: int = 320, classes: Sequence[st
         middle = _GAP + column * (width + _GAP) + width / 2
         draw.text((middle, header / 2), title, BLACK, font, anchor="mm")
     top = header
-    for example, views, height in zip(examples, rows, heights, strict=True):
-        for column, (view, smooth) in enumerate(views.values()):
+    for example, row, height in zip(examples, rows, heights, strict=True):
+        for column, (view, smooth) in enumerate(row.values()):
             shown = Image.fromarray(view).resize(
                 (width, height), Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
             )
@@ -99,17 +93,28 @@ def panel(examples: Sequence[Example], *, width: int = 320, classes: Sequence[st
     return sheet
 
 
-def _views(example: Example) -> dict[str, tuple[Bytes, bool]]:
+def legend_entries(examples: Sequence[Example], classes: Sequence[str] = CLASSES) -> list[tuple[str, Colour]]:
+    """What the colours of these examples' views mean."""
+    entries = [(name, _plain(COLOURS[place])) for place, name in enumerate(classes)]
+    if any((example.truth == OUT_OF_DISTRIBUTION).any() for example in examples):
+        entries.append(("unknown", _plain(coloured(np.array(OUT_OF_DISTRIBUTION, np.uint8)))))
+    entries += [("void", BLACK), ("error", WRONG)]
+    if any(example.entropy is not None for example in examples):
+        entries += [("certain", _plain(heat(np.zeros(1))[0])), ("uncertain", _plain(heat(np.ones(1))[0]))]
+    return entries
+
+
+def views(example: Example) -> dict[str, tuple[Bytes, bool]]:
     """title -> (picture, whether it may be smoothed): labels may not."""
-    views = {"image": (example.image, True), "truth": (coloured(example.truth), False)}
+    shown = {"image": (example.image, True), "truth": (coloured(example.truth), False)}
     single = len(example.predictions) == 1
     for name, prediction in example.predictions.items():
-        views[name] = (coloured(prediction), False)
+        shown[name] = (coloured(prediction), False)
         title = "error" if single else f"{name}: error"
-        views[title] = (error_map(example.image, example.truth, prediction), False)
+        shown[title] = (error_map(example.image, example.truth, prediction), False)
     if example.entropy is not None:
-        views["entropy"] = (heat(example.entropy), True)
-    return views
+        shown["entropy"] = (heat(example.entropy), True)
+    return shown
 
 
 def _plain(colour: Bytes) -> Colour:

@@ -103,7 +103,7 @@ class DomainResult:
         images = self.per_image.merge(other.per_image) if self.per_image and other.per_image else None
         return replace(self, per_image=images)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, *, per_image: bool = False) -> dict[str, Any]:
         scores, names = self.scores, class_names(self.confusion.num_classes)
         chosen = [names[c] for c in scores.classes]
         found: dict[str, Any] = {
@@ -145,7 +145,7 @@ class DomainResult:
             }
         if self.ood:
             found["ood"] = {name: _ood(tally) for name, tally in self.ood.items()}
-        if self.per_image is not None:
+        if per_image and self.per_image is not None:
             found["per_image"] = {
                 "ids": self.per_image.scored_ids,
                 "parts": self.per_image.parts.tolist(),
@@ -175,17 +175,26 @@ class Evaluation:
 
     def describe(self) -> str:
         """How the scores were made; to be shown beside them."""
-        return self.protocol.describe(dict.fromkeys(result.dataset for result in self.domains.values()))
+        text = self.protocol.describe(dict.fromkeys(result.dataset for result in self.domains.values()))
+        result = next(iter(self.domains.values()))
+        if result.classes is None:
+            return text
+        names = class_names(result.confusion.num_classes)
+        left_out = ", ".join(name for c, name in enumerate(names) if c not in result.classes)
+        return (
+            f"{text}\nMeans are over {len(result.classes)} classes. Without a score of their own, but false positives "
+            f"where they are\n  taken for one of these: {left_out}."
+        )
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able: what has no score is None."""
+    def as_dict(self, *, per_image: bool = False) -> dict[str, Any]:
+        """JSON-able: what has no score is None. per_image: also each image's right, true and predicted pixels."""
         return {
             "protocol": {"name": self.protocol.name, "description": self.describe()},
             "images": self.images,
             "images_per_second": self.images_per_second,
             "corrupt": dict(self.corrupt),
             "averages": {name: _number(value) for name, value in self.averages().items()},
-            "domains": {name: result.as_dict() for name, result in self.domains.items()},
+            "domains": {name: result.as_dict(per_image=per_image) for name, result in self.domains.items()},
         }
 
     @property

@@ -192,11 +192,12 @@ class Checkpoints:
         from safetensors.torch import save_file
 
         try:
-            rest = dict(state)
-            for part in WEIGHTS:
-                if isinstance(rest.get(part), dict):
-                    save_file(rest.pop(part), aside.path / f"{part}.safetensors")
-            torch.save(rest, aside.path / STATE)
+            weights = {part: state[part] for part in WEIGHTS if isinstance(state.get(part), dict)}
+            torch.save({part: value for part, value in state.items() if part not in weights}, aside.path / STATE)
+            for part, tensors in weights.items():
+                path = aside.path / f"{part}.safetensors"
+                save_file(tensors, path)
+                path.chmod((aside.path / STATE).stat().st_mode)  # it shuts out everybody but its user
             manifest = Manifest.of(aside.path, aside.step, score, higher_is_better)
             (aside.path / MANIFEST).write_bytes(manifest.encode())
             name = self._place(aside)

@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import time
-import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -52,30 +51,37 @@ class FileLock:
             time.sleep(POLL)
         self._fd = fd
         _held.add(self)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(holder()).encode(), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(holder()).encode(), 0)
+        except OSError:  # a full disk
+            self.release()
+            raise
 
     def _try(self) -> int | None:
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have removed the file after we opened it: a lock on that one excludes nobody.
-            if os.path.samestat(os.fstat(fd), os.stat(self.path)):
-                locked, fd = fd, -1
-                return locked
-            return None
-        except (BlockingIOError, FileNotFoundError):
-            return None
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise ValueError(
-                    f"{self.path}: this file system has no locks ({error.strerror}), so that nothing would keep two "
-                    "runs apart; mount it with locks (NFS without nolock), or choose another storage"
-                ) from error
-            raise
-        finally:
-            if fd >= 0:
-                os.close(fd)
+        """An open file that is locked; None while somebody else holds it."""
+        while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Its last holder may have removed the file after we opened it: a lock on that one excludes nobody.
+                if os.path.samestat(os.fstat(fd), os.stat(self.path)):
+                    locked, fd = fd, -1
+                    return locked
+            except BlockingIOError:
+                return None
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise ValueError(
+                        f"{self.path}: this file system has no locks ({error.strerror}), so that nothing would keep "
+                        "two runs apart; mount it with locks (NFS without nolock), or choose another storage"
+                    ) from error
+                raise
+            finally:
+                if fd >= 0:
+                    os.close(fd)
 
     def _holder(self) -> str:
         try:
@@ -108,7 +114,7 @@ class FileLock:
         self.release()
 
 
-_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+_held: set[FileLock] = set()
 
 
 def _forget_all() -> None:

@@ -288,6 +288,7 @@ def _alone(world: World, folder: Storage) -> Iterator[None]:
     """One run of a name at a time; what rank 0 cannot have, nobody has."""
     if world.first:
         try:
+            folder.check_writable()
             lock = folder.lock()
         except ValueError as error:
             _agree(world, str(error))

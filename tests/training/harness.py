@@ -7,8 +7,11 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from dgseg.recipes import named, override
 from dgseg.training.recipe import Recipe
@@ -47,6 +50,7 @@ def in_processes(count: int, body: str, *, timeout: float = 300.0, **given: Any)
         given_file.write_bytes(pickle.dumps(given))
         script.write_text(
             "import pickle, sys\n"
+            "from tests.training.harness import Record\n"
             f"globals().update(pickle.loads(open({str(given_file)!r}, 'rb').read()))\n"
             + textwrap.dedent(body)
             + "\npickle.dump(answer, open(sys.argv[1], 'wb'))\n"
@@ -93,27 +97,41 @@ def _free_port() -> int:
         return port
 
 
-# What a proof looks at: weights, losses and the samples of every step.
+# What a proof looks at: weights, losses, and the samples of every step. `recorded` gives them of one run.
 RECORDED = """
+from safetensors.torch import load_file
+
 from dgseg.data.loader import Loader
 from dgseg.training.listener import Listener
 from dgseg.training.run import RunConfig
 from dgseg.training.train import train
-from safetensors.torch import load_file
 
 class Ear(Listener):
     def __init__(self): self.losses = []
-    def on_step(self, report): self.losses.append(report.losses["loss"])
+    def on_step(self, report): self.losses.append(report.losses)
 
-ids = []
-fetched = Loader._batch
-def noting(self, loaded):
-    batch = fetched(self, loaded)
-    ids.append(list(batch.ids))
-    return batch
-Loader._batch = noting
-ear = Ear()
-result = train(recipe, RunConfig(storage=storage, name="run", log_every=1, device="cpu", **run), listeners=[ear])
-weights = load_file(result.weights) if result.weights else None
-answer = (result.status, result.step, weights, ear.losses, ids)
+def recorded(recipe, storage, name="run", listeners=(), **run):
+    ids, assembled = [], Loader._batch
+    def noting(self, loaded):
+        batch = assembled(self, loaded)
+        ids.append(list(batch.ids))
+        return batch
+    Loader._batch = noting
+    ear = Ear()
+    try:
+        config = RunConfig(storage=storage, name=name, log_every=1, device="cpu", **run)
+        result = train(recipe, config, listeners=[ear, *listeners])
+    finally:
+        Loader._batch = assembled
+    weights = load_file(result.weights) if result.weights else None
+    return Record(result.status, result.step, weights, ear.losses, ids)
 """
+
+
+@dataclass(frozen=True)
+class Record:
+    status: str
+    step: int
+    weights: dict[str, Tensor] | None
+    losses: list[dict[str, float]]  # by step, rank 0's
+    ids: list[list[str]]  # by step, this rank's

@@ -20,6 +20,8 @@ def build(learner: Learner, recipe: Recipe, run: RunConfig, world: World) -> Str
         if world.group is not None:
             raise ValueError(f"the strategy single is for one worker, and there are {world.size}: use ddp or fsdp")
         return Strategy(learner, recipe, world)
+    if world.group is None and name in ("ddp", "fsdp"):
+        raise ValueError(f"the strategy {name} needs several workers, and this is one: use single or auto")
     if name == "ddp":
         from dgseg.training.strategies.ddp import DataParallel
 

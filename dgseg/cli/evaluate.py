@@ -1,0 +1,251 @@
+"""dgseg evaluate: official scores per domain, and where the model fails."""
+
+import argparse
+import importlib.util
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from dgseg import __version__
+from dgseg.cli import model_arguments
+from dgseg.cli.data.messages import plain_messages
+from dgseg.cli.ranks import local_ranks
+from dgseg.data.dataset import Dataset
+from dgseg.evaluation import SYNTHIA_16, Evaluation, evaluate, protocol_named
+from dgseg.evaluation.evaluate import EXTRAS, check, domains
+from dgseg.evaluation.loading import scored_dataset
+from dgseg.evaluation.pictures import Example
+from dgseg.evaluation.protocols import NAMES
+from dgseg.evaluation.table import Table, as_csv, plain, tables
+from dgseg.models.base import SegmentationModel
+from dgseg.training.world import World
+
+DESCRIPTION = textwrap.fill(
+    "Scores a model on any number of data sets: mIoU, IoU of every class, mAcc and pixel accuracy per domain, of ACDC "
+    "per condition, and the papers' averages where their data sets are there. An image that cannot be read is named "
+    "and skipped; the exit status is then 1.",
+    100,
+)
+EPILOG = """examples:
+  dgseg evaluate --weights flexseg.safetensors --data streets=fog streets=night --html report.html
+  dgseg evaluate --weights latest.pth --model hrda_mitb5 --protocol paper \\
+    --data cityscapes=/data/cityscapes acdc=/data/acdc dark_zurich=/data/dark_zurich
+  torchrun --nproc-per-node 4 -m dgseg.cli evaluate --weights …"""
+# Data sets that mark what is out of distribution.
+_MARKED = ("road_anomaly", "smiyc_ra21", "smiyc_ro21", "acdc_poc", "muad")
+_PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    model_arguments.add_weights_arguments(parser)
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="SPEC",
+        help="name=path[@split][,option=value]; without a split the one that is scored: val, or streets' test",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=NAMES,
+        default="native",
+        help="how images are shown: whole at their own size (native, streets), or as in FLEX-Seg's tables (paper: by "
+        "the model's name); default: native",
+    )
+    parser.add_argument(
+        "--classes", choices=["all", "synthia16"], default="all", help="synthia16: without terrain, truck and train"
+    )
+    parser.add_argument(
+        "--also",
+        nargs="*",
+        choices=EXTRAS,
+        help="what else to count: errors by distance to boundaries, calibration, out-of-distribution scores, each "
+        "image's pixels (default: all for a report; ood for data sets that mark it)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="everything, in fractions")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="a row per domain, in fractions")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="a page that holds everything, pictures included")
+    parser.add_argument(
+        "--pictures", type=int, metavar="N", help="images shown per domain, from worst to best (default: 3 in a report)"
+    )
+    parser.add_argument("--panels", type=Path, metavar="FOLDER", help="write those pictures there, a PNG per domain")
+    parser.add_argument("--no-mlflow", action="store_true", help="keep no MLflow run, where MLflow is installed")
+    parser.add_argument("--experiment", default="dgseg-evaluate", help="of MLflow (default: dgseg-evaluate)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: auto)")
+    parser.add_argument("--precision", choices=list(_PRECISIONS), default="float32", help="(default: float32)")
+    parser.add_argument("--batch", type=int, default=4, help="images, or windows, at once (default: 4)")
+    parser.add_argument("--workers", type=int, default=2, help="loading processes per process (default: 2)")
+    parser.add_argument("--processes", type=int, default=1, help="that share the images on this machine (default: 1)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    if arguments.pictures is None:
+        arguments.pictures = 3 if arguments.html or arguments.panels else 0
+    with plain_messages("dgseg evaluate"):
+        if arguments.pictures < 0 or arguments.processes < 1:
+            raise ValueError("--pictures must be at least 0 and --processes at least 1")
+        if arguments.pictures and not (arguments.html or arguments.panels):
+            raise ValueError("--pictures goes into a report (--html FILE) or a folder (--panels FOLDER): name one")
+        if not arguments.weights.is_file():
+            raise ValueError(f"there is no weights file at {arguments.weights}")
+        with local_ranks(arguments.processes, _scored, arguments, arguments.device) as world:
+            model, datasets, found = _scored(arguments, world)
+        if not world.first:
+            return 0
+        _report(arguments, model, datasets, found, world.device)
+    return 1 if found.corrupt else 0
+
+
+def _scored(arguments: argparse.Namespace, world: World) -> tuple[SegmentationModel, list[Dataset], Evaluation]:
+    """What every process does."""
+    datasets = [scored_dataset(spec) for spec in arguments.data]
+    extras = _extras(arguments, datasets)
+    model = model_arguments.from_weights(arguments).to(memory_format=torch.channels_last)
+    model = model.to(world.device)
+    protocol = protocol_named(arguments.protocol, model.architecture)
+    check(datasets, protocol, batch_size=arguments.batch, workers=arguments.workers, extras=extras)
+    with _progress(sum(map(len, datasets)), world.first) as progress:
+        found = evaluate(
+            model,
+            datasets,
+            protocol,
+            batch_size=arguments.batch,
+            workers=arguments.workers,
+            device=world.device,
+            group=world.group,
+            extras=extras,
+            classes=SYNTHIA_16 if arguments.classes == "synthia16" else None,
+            autocast=_PRECISIONS[arguments.precision],
+            progress=progress,
+        )
+    return model, datasets, found
+
+
+def _extras(arguments: argparse.Namespace, datasets: Sequence[Dataset]) -> set[str]:
+    extras = set(arguments.also or ())
+    if arguments.also is None:
+        if any(dataset.name in _MARKED or getattr(dataset, "unknown", False) for dataset in datasets):
+            extras.add("ood")
+        if arguments.html:
+            extras |= {"boundary", "calibration"}
+    return extras | {"images"} if arguments.pictures else extras
+
+
+@contextmanager
+def _progress(images: int, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    if not shown or importlib.util.find_spec("rich") is None:
+        yield None
+        return
+    from dgseg.cli.data.progress import progress_bar
+
+    with progress_bar("images", images) as advance:
+        so_far = 0
+
+        def heard(done: int, of: int) -> None:
+            # Of this process's share: the others are taken to be as far.
+            nonlocal so_far
+            now = images * done // of
+            advance(now - so_far)
+            so_far = now
+
+        yield heard
+
+
+def _report(
+    arguments: argparse.Namespace,
+    model: SegmentationModel,
+    datasets: Sequence[Dataset],
+    found: Evaluation,
+    device: torch.device,
+) -> None:
+    print(f"{arguments.weights.name}: {model.architecture}")
+    print(found.describe())
+    _print_tables(tables(found))
+    print(f"\n{found.images:,} images, {found.images_per_second:.1f} a second")
+    if found.corrupt:
+        print(f"\n{len(found.corrupt)} images could not be read and are in no score:")
+        for sample, reason in list(found.corrupt.items())[:10]:
+            print(f"  {sample}: {reason}")
+    facts = {
+        "weights": str(arguments.weights),
+        "model": model.architecture,
+        "data": list(arguments.data),
+        "precision": arguments.precision,
+        "classes": arguments.classes,
+        "dgseg": __version__,
+    }
+    if arguments.json:
+        content = facts | found.as_dict(per_image="images" in (arguments.also or ()))
+        _write(arguments.json, json.dumps(content, indent=1) + "\n")
+    if arguments.csv:
+        _write(arguments.csv, as_csv(found))
+    examples = _examples(arguments, model, datasets, found, device)
+    if arguments.panels:
+        from dgseg.evaluation.pictures import panel
+
+        for domain, shown in examples.items():
+            path = arguments.panels / f"{domain.replace('/', '-')}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            panel(shown).save(path)
+        print(f"wrote {len(examples)} panels to {arguments.panels}")
+    if arguments.html:
+        from dgseg.evaluation.page import page
+
+        _write(arguments.html, page(found, facts, examples))
+    if not arguments.no_mlflow and importlib.util.find_spec("mlflow") is not None:
+        from dgseg.cli.evaluation_run import keep
+
+        print(keep(found, facts, arguments.experiment, arguments.html))
+
+
+def _print_tables(shown: Sequence[Table]) -> None:
+    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
+        for table in shown:
+            print("\n" + plain(table))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console()
+    for table in shown:
+        pretty = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        for column, name in enumerate(table.head):
+            pretty.add_column(name, justify="right" if column else "left", no_wrap=True)
+        for place, row in enumerate(table.rows):
+            pretty.add_row(*row, end_section=place + 1 in table.rules)
+        console.print(pretty)
+
+
+def _examples(
+    arguments: argparse.Namespace,
+    model: SegmentationModel,
+    datasets: Sequence[Dataset],
+    found: Evaluation,
+    device: torch.device,
+) -> dict[str, list[Example]]:
+    """domain -> its pictures; a data set's conditions have them, their sum none."""
+    if not arguments.pictures:
+        return {}
+    from dgseg.evaluation.gallery import examples, spread
+
+    shown = {}
+    for dataset in datasets:
+        for domain in domains(dataset):
+            chosen = spread(found.domains[domain], arguments.pictures)
+            if chosen:
+                shown[domain] = examples(model, dataset, chosen, found.protocol, device=device)
+    return shown
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"wrote {path}")

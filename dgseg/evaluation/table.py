@@ -1,0 +1,146 @@
+"""Scores as tables: for people, in percent, and as CSV, in fractions."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dgseg.evaluation.result import DomainResult, Evaluation, class_names
+
+WIDTH = 118
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first column is text, the others are numbers; a rule stands above each row that `rules` names."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    rules: frozenset[int] = frozenset()
+
+
+def tables(found: Evaluation) -> list[Table]:
+    result = [_domains(found)]
+    names = list(found.domains)
+    # As many domains side by side as a line holds.
+    room = (WIDTH - 15) // (2 + max(8, *(len(name) for name in names)))
+    result += [_classes(found, names[first : first + room]) for first in range(0, len(names), room)]
+    for extra in (_boundary(found), _calibration(found), _ood(found)):
+        result += [extra] if extra.rows else []
+    return result
+
+
+def percent(value: float, digits: int = 2) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _domains(found: Evaluation) -> Table:
+    skipped = any(result.corrupt for result in found.domains.values())
+    rows = []
+    for name, result in found.domains.items():
+        scores = result.scores
+        row = [_indented(name), f"{result.images:,}"] + ([str(result.corrupt)] if skipped else [])
+        rows.append((*row, percent(scores.miou), percent(scores.macc), percent(scores.pixel_accuracy)))
+    averages = found.averages()
+    empty = [""] * (2 if skipped else 1)
+    means = [(name, *empty, percent(value), "", "") for name, value in averages.items()]
+    head = ("domain", "images", *(["skipped"] if skipped else []), "mIoU", "mAcc", "pixels right")
+    return Table("Scores, %", head, (*rows, *means), frozenset({len(rows)} if means else ()))
+
+
+def _indented(domain: str) -> str:
+    dataset, _, condition = domain.partition("/")
+    return f"  {condition}" if condition else dataset
+
+
+def _classes(found: Evaluation, names: Sequence[str]) -> Table:
+    chosen = found.domains[names[0]].scores.classes
+    called = class_names(found.domains[names[0]].confusion.num_classes)
+    rows = [
+        (called[c], *(percent(float(found.domains[name].scores.iou[place]), 1) for name in names))
+        for place, c in enumerate(chosen)
+    ]
+    return Table("IoU by class, %", ("class", *names), tuple(rows))
+
+
+def _boundary(found: Evaluation) -> Table:
+    rows: list[tuple[str, ...]] = []
+    head: tuple[str, ...] = ("domain",)
+    for name, result in found.domains.items():
+        if result.boundary is not None and result.boundary_iou is not None:
+            head = ("domain", *result.boundary.names, "boundary IoU")
+            errors = [percent(float(error), 1) for error in result.boundary.error()]
+            rows.append((name, *errors, percent(result.boundary_iou.mean_iou(), 1)))
+    return Table("Wrong pixels by distance to the nearest class boundary, %", head, tuple(rows))
+
+
+def _calibration(found: Evaluation) -> Table:
+    rows = []
+    for name, result in found.domains.items():
+        if result.calibration is not None:
+            one = result.calibration.result()
+            entropies = [f"{value:.3f}" for value in (one.entropy_right, one.entropy_wrong)]
+            rows.append((name, percent(one.ece), percent(one.largest_gap, 1), *entropies))
+    head = ("domain", "ECE, %", "largest gap, %", "entropy if right", "if wrong")
+    return Table("Calibration, entropy in nats", head, tuple(rows))
+
+
+def _ood(found: Evaluation) -> Table:
+    rows = []
+    for name, result in found.domains.items():
+        for kind, tally in result.ood.items():
+            one = tally.result()
+            values = [percent(value) for value in (one.auroc, one.ap, one.fpr95)]
+            # How far rounding scores to fp16 can have moved a result, at most.
+            slack = max(high - low for low, high in one.interval.values())
+            rows.append((f"{name}: {kind}", *values, "0" if slack == 0 else f"{100 * slack:.2g}"))
+    head = ("domain: score", "AUROC", "AP", "FPR@95", "fp16 rounding, at most")
+    return Table("Out-of-distribution pixels, %", head, tuple(rows))
+
+
+def plain(table: Table) -> str:
+    cells = [table.head, *table.rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(table.head))]
+    rule = "-" * (sum(widths) + 2 * len(widths) - 2)
+
+    def line(row: Sequence[str]) -> str:
+        padded = [row[0].ljust(widths[0])] + [
+            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]
+        return "  ".join(padded).rstrip()
+
+    lines = [table.title, line(table.head), rule]
+    for place, row in enumerate(table.rows):
+        lines += [rule] if place in table.rules else []
+        lines.append(line(row))
+    return "\n".join(lines)
+
+
+def as_csv(found: Evaluation) -> str:
+    """A row per domain and per average."""
+    names = class_names(next(iter(found.domains.values())).confusion.num_classes)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["domain", "protocol", "images", "skipped", "pixels", "miou", "macc", "pixel_accuracy"]
+        + [f"iou {name}" for name in names]
+    )
+    for domain, result in found.domains.items():
+        writer.writerow([domain, found.protocol.name, *_csv_row(result, len(names))])
+    for name, value in found.averages().items():
+        writer.writerow([name, found.protocol.name, "", "", "", _cell(value)])
+    return text.getvalue()
+
+
+def _csv_row(result: DomainResult, num_classes: int) -> list[str]:
+    scores = result.scores
+    iou = dict(zip(scores.classes, scores.iou.tolist(), strict=True))
+    counts = [str(count) for count in (result.images, result.corrupt, scores.pixels)]
+    means = [_cell(value) for value in (scores.miou, scores.macc, scores.pixel_accuracy)]
+    return counts + means + [_cell(iou.get(c, math.nan)) for c in range(num_classes)]
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else repr(value)

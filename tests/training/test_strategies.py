@@ -1,0 +1,116 @@
+"""The number of workers is not a hyperparameter: two of them, under every strategy, train what one alone does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.harness import RECORDED, Record, in_processes, tiny
+
+# Twenty steps with warm-up and a hardness window of 5, so that draws react to losses within them; nothing in this model
+# drops out. Scores are another matter.
+PROOF = {"data.validation": [], "data.test": [], "train.save_every": 100}
+DDP, FSDP = {"strategy": "ddp"}, {"strategy": "fsdp"}
+EACH = RECORDED + "answer = [recorded(recipe, storage, str(n), **run) for n, (recipe, run) in enumerate(runs)]\n"
+
+
+def run(processes: int, storage: Path, *runs: tuple[Mapping[str, object], Mapping[str, object]]) -> list[list[Record]]:
+    """[run][rank]"""
+    made = [(tiny(PROOF | dict(changes)), dict(config)) for changes, config in runs]
+    by_rank = in_processes(processes, EACH, storage=str(storage), runs=made)
+    return [[rank[number] for rank in by_rank] for number in range(len(runs))]
+
+
+def samples(ranks: list[Record]) -> list[list[str]]:
+    return [[each for rank in step for each in rank] for step in zip(*(record.ids for record in ranks), strict=True)]
+
+
+def furthest(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
+
+
+def furthest_loss(a: Record, b: Record) -> float:
+    assert len(a.losses) == len(b.losses) == 20
+    return max(abs(one[name] - other[name]) for one, other in zip(a.losses, b.losses, strict=True) for name in one)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+    found = run(
+        1,
+        tmp_path_factory.mktemp("alone"),
+        ({"train.precision": "float64"}, {}),
+        ({}, {}),
+        ({"train.precision": "float64", "train.accumulate": 2, "train.clip": 1.0, "train.ema": 0.9}, {}),
+    )
+    return dict(zip(("float64", "float32", "accumulated"), (ranks[0] for ranks in found), strict=True))
+
+
+def test_two_workers_train_what_one_does(alone: dict[str, Record], tmp_path: Path) -> None:
+    accumulated = {"train.precision": "float64", "train.accumulate": 2, "train.clip": 1.0, "train.ema": 0.9}
+    ddp, fsdp, both, sharded = run(
+        2,
+        tmp_path,
+        ({"train.precision": "float64"}, DDP),
+        ({"train.precision": "float64"}, FSDP),
+        (accumulated, DDP),
+        (accumulated, FSDP),
+    )
+    for found, expected in ((ddp, "float64"), (fsdp, "float64"), (both, "accumulated"), (sharded, "accumulated")):
+        one = alone[expected]
+        assert one.weights
+        assert found[0].weights
+        assert furthest(found[0].weights, one.weights) < 1e-9
+        assert furthest_loss(found[0], one) < 1e-9
+        if expected == "float64":
+            assert samples(found) == one.ids
+        else:
+            assert [sorted(step) for step in samples(found)] == [sorted(step) for step in one.ids]
+
+
+def test_deepspeed_trains_what_one_does(alone: dict[str, Record], tmp_path: Path) -> None:
+    config = tmp_path / "zero.json"
+    configs = []
+    for stage in range(4):
+        config = tmp_path / f"zero{stage}.json"
+        config.write_text(
+            f'{{"zero_optimization": {{"stage": {stage}}}, "zero_allow_untested_optimizer": true, '
+            '"train_batch_size": "auto", "steps_per_print": 1000000}'
+        )
+        configs.append({"strategy": "deepspeed", "deepspeed": str(config)})
+    one = alone["float32"]
+    for stage, found in enumerate(run(2, tmp_path, *(({}, config) for config in configs))):
+        assert furthest_loss(found[0], one) < 1e-5, f"ZeRO {stage}"
+        assert samples(found) == one.ids
+        assert one.weights
+        assert found[0].weights
+        assert furthest(found[0].weights, one.weights) < 1e-4
+
+
+def test_float32_losses_of_two_workers(alone: dict[str, Record], tmp_path: Path) -> None:
+    for found in run(2, tmp_path, ({}, DDP), ({}, FSDP)):
+        assert furthest_loss(found[0], alone["float32"]) < 1e-5
+        assert samples(found) == alone["float32"].ids
+
+
+@pytest.mark.slow
+def test_four_workers_train_what_one_does(alone: dict[str, Record], tmp_path: Path) -> None:
+    for found in run(4, tmp_path, ({"train.precision": "float64"}, DDP), ({"train.precision": "float64"}, FSDP)):
+        one = alone["float64"]
+        assert one.weights
+        assert found[0].weights
+        assert furthest(found[0].weights, one.weights) < 1e-9
+        assert samples(found) == one.ids
+
+
+def test_the_proof_is_sensitive(alone: dict[str, Record], tmp_path: Path) -> None:
+    """Batch norms that look at their own half are found out."""
+    torch.manual_seed(0)
+    (found,) = run(2, tmp_path, ({"train.precision": "float64", "train.sync_batch_norm": False}, DDP))
+    one = alone["float64"]
+    assert one.weights
+    assert found[0].weights
+    assert furthest(found[0].weights, one.weights) > 1e-3

@@ -1,0 +1,287 @@
+"""Runs from start to end, stopped, killed, resumed, and refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dgseg.models import build, load_weights
+from dgseg.objectives import CrossEntropy
+from dgseg.training import Listener, NonFiniteLoss, RunConfig, RunResult, train
+from dgseg.training.listener import RunEnd, ScoreReport, StepReport
+from tests.training.harness import RECORDED, Record, in_processes, tiny
+
+LEAN = {"data.validation": [], "data.test": []}
+
+
+def go(storage: Path, changes: dict[str, Any] | None = None, *listeners: Listener, **run: Any) -> RunResult:
+    config = RunConfig(storage=str(storage), name="run", device="cpu", **run)
+    return train(tiny(changes), config, listeners=listeners)
+
+
+def weights(result: RunResult) -> dict[str, torch.Tensor]:
+    assert result.weights is not None
+    return load_file(result.weights)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of a run that nothing disturbed."""
+    return weights(go(tmp_path_factory.mktemp("whole"), LEAN))
+
+
+class Ear(Listener):
+    def __init__(self) -> None:
+        self.steps: list[StepReport] = []
+        self.scores: list[ScoreReport] = []
+        self.ends: list[RunEnd] = []
+
+    def on_step(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+    def on_scores(self, report: ScoreReport) -> None:
+        self.scores.append(report)
+
+    def on_end(self, end: RunEnd) -> None:
+        self.ends.append(end)
+
+
+def test_a_run_leaves_weights_scores_and_a_picture(tmp_path: Path) -> None:
+    ear = Ear()
+    result = go(tmp_path, {"train.evaluate_every": 10}, ear, log_every=5)
+    assert (result.status, result.step) == ("finished", 20)
+    assert [report.step for report in ear.steps] == [5, 10, 15, 20]
+    assert all(report.losses["loss"] == pytest.approx(sum(list(report.losses.values())[1:])) for report in ear.steps)
+    assert ear.steps[-1].metrics["lr"] < ear.steps[0].metrics["lr"]
+    assert [(report.step, report.final) for report in ear.scores] == [(10, False), (20, False), (20, True)]
+    assert set(ear.scores[-1].scores) == {"fog", "city"}
+    assert [(end.status, end.step) for end in ear.ends] == [("finished", 20)]
+    folder = tmp_path / "run"
+    summary = json.loads((folder / "result.json").read_text())
+    assert summary["scores"]["fog"]["miou"] == ear.scores[-1].scores["fog"]["miou"]
+    assert summary["datasets"]["source0"]["samples"] == 40
+    assert (folder / "panel.png").read_bytes()[:4] == b"\x89PNG"
+    load_weights(build("bisenet_mini"), folder / "weights.safetensors")
+
+
+def test_what_a_stopped_run_goes_on_to_is_what_it_would_have_been(
+    tmp_path: Path, whole: dict[str, torch.Tensor]
+) -> None:
+    for stop in (1, 9, 10):
+        assert go(tmp_path, LEAN, stop_after=stop).status == "stopped"
+    found = weights(go(tmp_path, LEAN))
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+TRAINS = """
+import sys
+sys.path[:0] = {path!r}
+from dgseg.training import Listener, RunConfig, train
+from tests.training.harness import tiny
+class Slow(Listener):
+    def on_step(self, report):
+        print("step", report.step, flush=True)
+        if report.step >= 3:
+            import time; time.sleep({pause})
+run = RunConfig(storage={storage!r}, name="run", device="cpu", log_every=1)
+print(train(tiny({changes!r}), run, listeners=[Slow()]).status)
+"""
+
+
+def training(storage: Path, pause: float, **changes: Any) -> subprocess.Popen[str]:
+    code = TRAINS.format(path=sys.path, changes=LEAN | changes, storage=str(storage), pause=pause)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+def wait_for(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdout is not None
+    for said in process.stdout:
+        if said.strip() == line:
+            return
+    raise AssertionError(f"it never said {line!r}: {process.communicate()[1][-3000:]}")
+
+
+def test_killed_between_any_two_steps(tmp_path: Path, whole: dict[str, torch.Tensor]) -> None:
+    """SIGKILL at steps 4 and 12, with checkpoints every 3: the same bits at the end."""
+    for step in (4, 12):
+        process = training(tmp_path, 0.2, **{"train.save_every": 3})
+        wait_for(process, f"step {step}")
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    found = weights(go(tmp_path, LEAN | {"train.save_every": 3}))
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_signal_saves_first(tmp_path: Path, number: signal.Signals, whole: dict[str, torch.Tensor]) -> None:
+    process = training(tmp_path, 0.2)
+    wait_for(process, "step 4")
+    process.send_signal(number)
+    said, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error[-2000:]
+    assert said.split()[-1] == "stopped"
+    (saved,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert int(saved.name.removeprefix("step-")) <= 6, "it stopped at once, and saved where it stopped"
+    found = weights(go(tmp_path, LEAN))
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def test_a_listener_may_stop_it(tmp_path: Path) -> None:
+    class Enough(Listener):
+        asked = 0
+
+        def should_stop(self) -> bool:
+            self.asked += 1
+            return self.asked > 5
+
+    assert go(tmp_path, LEAN, Enough()).step == 6
+
+
+def test_a_loss_that_is_no_number_stops_it_before_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, calls = CrossEntropy.forward, []
+
+    def bad(self: CrossEntropy, *arguments: Any) -> dict[str, torch.Tensor]:
+        calls.append(arguments[1].ids)
+        terms = forward(self, *arguments)
+        return {name: term * torch.nan for name, term in terms.items()} if len(calls) == 7 else terms
+
+    monkeypatch.setattr(CrossEntropy, "forward", bad)
+    ear = Ear()
+    with pytest.raises(NonFiniteLoss, match="step 6: the loss is not finite") as caught:
+        go(tmp_path, LEAN | {"train.save_every": 3}, ear)
+    assert all(name in str(caught.value) for name in ("ube = nan", "gap = ", *calls[6]))
+    assert sorted(each.name for each in (tmp_path / "run/checkpoints").glob("step-*")) == [
+        "step-00000003",
+        "step-00000006",
+    ]
+    assert ear.ends[-1].status == "failed"
+    state = load_file(tmp_path / "run/checkpoints/step-00000006/model.safetensors")
+    assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def test_a_damaged_checkpoint_is_skipped(
+    tmp_path: Path, whole: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    go(tmp_path, LEAN | {"train.save_every": 5}, stop_after=12)
+    newest = tmp_path / "run/checkpoints/step-00000012/state.pt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    found = weights(go(tmp_path, LEAN | {"train.save_every": 5}))
+    assert "step-00000012" in caplog.text
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    process = training(tmp_path, 60)
+    try:
+        wait_for(process, "step 1")
+        with pytest.raises(ValueError, match=r"another run works on .*run: .*process \d+"):
+            go(tmp_path, LEAN)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_name_belongs_to_one_recipe(tmp_path: Path) -> None:
+    go(tmp_path, LEAN, stop_after=1)
+    with pytest.raises(ValueError, match=r"belongs to another recipe \(.*objective.ube.alpha: 3.0 there, 4.0 here"):
+        go(tmp_path, LEAN | {"objective.ube.alpha": 4})
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "message"),
+    [
+        ({"train.accumulate": 3}, {}, r"data.batch_size is 4: it must be a multiple of 1 workers × 3"),
+        ({"data.sources": []}, {}, "data.sources is empty"),
+        ({"data.validation": ["streets=fog@test,size=64x96"]}, {}, "fog: scored at the end and used for selection"),
+        ({"data.protocol": "offical"}, {}, "data.protocol is 'offical'; there are"),
+        ({"schedule.steps": 0}, {}, "schedule.steps is 0"),
+        ({"optimizer.head_multiple": 10.0}, {}, "no parameter of bisenet_mini begins with 'backbone.'"),
+        ({"model.trainable": ["nothing.*"]}, {}, "'nothing.*' is the name of no parameter"),
+        ({"model.weights": "/nowhere.safetensors"}, {}, "nowhere"),
+        ({"train.ema": 1.5}, {}, "train.ema is the decay"),
+        ({}, {"strategy": "fsdp"}, "fsdp needs several workers"),
+        ({}, {"deepspeed": "x.json"}, "needs the strategy deepspeed"),
+    ],
+)
+def test_refused_before_anything_is_trained(
+    tmp_path: Path, changes: dict[str, Any], config: dict[str, Any], message: str
+) -> None:
+    ear = Ear()
+    with pytest.raises((ValueError, OSError), match=message):
+        go(tmp_path, changes, ear, **config)
+    assert not ear.steps
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match="a GPU is asked for and torch sees none"):
+        train(tiny(LEAN), RunConfig(device="cuda"))
+
+
+def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    with pytest.raises(ValueError, match="cannot be written"):
+        go(file, LEAN)
+
+
+STRETCH = RECORDED + "answer = recorded(recipe, storage, stop_after=stop)\n"
+
+
+def test_another_number_of_workers_goes_on_with_the_same_samples(tmp_path: Path) -> None:
+    """2 → 1 → 2 workers, as an elastic run has them."""
+    recipe = tiny(LEAN | {"train.precision": "float64"})
+    (alone,) = in_processes(1, STRETCH, recipe=recipe, storage=str(tmp_path / "alone"), stop=None)
+    drawn: list[list[str]] = []
+    record: Record | None = None
+    for workers, stop in ((2, 6), (1, 13), (2, None)):
+        ranks = in_processes(workers, STRETCH, recipe=recipe, storage=str(tmp_path / "elastic"), stop=stop)
+        record = ranks[0]
+        drawn += [[each for rank in step for each in rank] for step in zip(*(r.ids for r in ranks), strict=True)]
+    assert drawn == alone.ids
+    assert record is not None
+    assert record.weights is not None
+    assert alone.weights is not None
+    assert max(float((record.weights[n] - w).abs().max()) for n, w in alone.weights.items()) < 1e-9
+
+
+KILLED = (
+    RECORDED
+    + """
+import os, signal, threading
+class Deadly(Listener):
+    every_rank = True
+    def __init__(self): self.asked = 0
+    def should_stop(self):
+        self.asked += 1
+        if os.environ["RANK"] == victim and self.asked == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+answer = recorded(recipe, storage, listeners=[Deadly()], timeout=20.0)
+"""
+)
+
+
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_a_worker_that_is_killed_ends_the_others_and_nothing_is_lost(tmp_path: Path, victim: str) -> None:
+    recipe = tiny(LEAN | {"train.precision": "float64", "train.save_every": 3})
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match="rank"):
+        in_processes(2, KILLED, recipe=recipe, storage=str(tmp_path / "killed"), victim=victim)
+    assert time.monotonic() - began < 120, "the others noticed"
+    (resumed, _) = in_processes(2, STRETCH, recipe=recipe, storage=str(tmp_path / "killed"), stop=None)
+    (straight, _) = in_processes(2, STRETCH, recipe=recipe, storage=str(tmp_path / "straight"), stop=None)
+    assert len(resumed.ids) == 14, "from the checkpoint of step 6"
+    assert all(torch.equal(resumed.weights[name], w) for name, w in straight.weights.items())
