@@ -6,6 +6,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+
+from dgseg.launch.config import LaunchConfig
 
 # Read by Ray when it is imported. The last one's name misleads: at 0, a node takes 127.0.0.1 for its address, and
 # everything that it starts listens there alone.
@@ -14,41 +17,40 @@ OBJECT_STORE = 100 * 2**20  # bytes: nothing large goes through it
 
 
 @contextmanager
-def cluster(address: str | None, *, cpus: int, gpus: int = 0) -> Iterator[bool]:
-    """Joins the cluster at `address`, in RAY_ADDRESS, or that this process has joined already; without any, starts
-    one that offers `cpus` and `gpus`. Whether it is our own."""
+def cluster(launch: LaunchConfig) -> Iterator[LaunchConfig]:
+    """Joins the cluster at launch.address, in RAY_ADDRESS, or that this process has joined already; without any, starts
+    one that offers what the workers need. Gives back `launch` with nothing left open."""
     joined = "ray" in sys.modules and _is_initialized()
-    own = not joined and address in (None, "local") and not os.environ.get("RAY_ADDRESS")
+    own = not joined and launch.address is None and not os.environ.get("RAY_ADDRESS")
     if own:
         _make_private()
     import ray
 
-    if joined:
-        yield False
-        return
     # What workers print stays in Ray's logs: what they have to say reaches the driver by its mailbox.
     quiet = {"logging_level": "warning", "log_to_driver": False}
     if own:
+        share = launch.cpus_per_worker or max(1, (os.cpu_count() or 1) // launch.workers)
+        launch = replace(launch, cpus_per_worker=share)
         ray.init(
             "local",
-            num_cpus=cpus,
-            num_gpus=gpus,
+            num_cpus=share * launch.workers,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE,
             **quiet,
         )
-    else:
+    elif not joined:
         try:
-            ray.init(address, **quiet)
+            ray.init(launch.address, **quiet)
         except ConnectionError as error:
-            where = address or os.environ["RAY_ADDRESS"]
+            where = launch.address or os.environ["RAY_ADDRESS"]
             raise ValueError(
                 f"there is no Ray cluster at {where!r}. Without --address and RAY_ADDRESS, one is started here"
             ) from error
     try:
-        yield own
+        yield replace(launch, cpus_per_worker=launch.cpus_per_worker or 1)
     finally:
-        ray.shutdown()
+        if not joined:
+            ray.shutdown()
 
 
 def _is_initialized() -> bool:

@@ -7,11 +7,10 @@ The first word names the recipe, whose values are the flags' defaults. A part th
 baseline does without prototypes, has no flags there.
 """
 
-import ast
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
-from inspect import getdoc
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -19,12 +18,13 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from dgseg.launch.config import LaunchConfig
+from dgseg.recipes import RECIPES, Named, from_yaml, override
 from dgseg.training.recipe import Recipe
 from dgseg.training.run import RunConfig
 
 DEFAULT = "flexseg-streets"
 OPTIONS = "--model.options."  # whatever the architecture takes: no type names these fields
-Recipes = Mapping[str, Callable[[], Recipe]]
+Recipes = Mapping[str, Named]
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,13 @@ class Command:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
-def parse(argv: Sequence[str], *, prog: str, recipes: Recipes | None = None) -> Command:
+def parse(argv: Sequence[str], *, prog: str, recipes: Recipes = RECIPES) -> Command:
     """SystemExit after --help and after a wrong flag, which is explained; ValueError where values do not fit."""
-    if recipes is None:
-        from dgseg.recipes import RECIPES
-
-        recipes = RECIPES
-    label, recipe, rest = _chosen(argv, recipes)
+    # Messages name a run's settings by their dotted names, too.
+    label, recipe, rest = _chosen([re.sub("^--run[.]", "--", word) for word in argv], recipes)
     _check_parts(rest, label, recipe, recipes)
-    options, rest = _model_options(rest, recipe.model.options)
+    recipe, rest = _with_options(recipe, rest)
+    options = recipe.model.options
     plain = replace(recipe, model=replace(recipe.model, options={}))
     flags = tyro.cli(
         _flags(plain),
@@ -76,12 +74,10 @@ def _chosen(argv: Sequence[str], recipes: Recipes) -> tuple[str, Recipe, list[st
     for before, word in pairwise(["", *rest]):
         if word.partition("=")[0] == "--recipe" or (word in recipes and not before.startswith("--")):
             raise ValueError(f"{word} stands first, before the flags")
-    return name, recipes[name](), rest
+    return name, recipes[name].make(), rest
 
 
 def _load(path: Path) -> Recipe:
-    from dgseg.recipes import from_yaml
-
     if not path.is_file():
         raise ValueError(f"--recipe: {path} is no file; every run saves its recipe as recipe.yaml in its folder")
     return from_yaml(path.read_text())
@@ -107,11 +103,11 @@ def _parts(recipe: Recipe) -> list[str]:
 
 def _description(recipes: Recipes, options: Mapping[str, Any]) -> str:
     width = max(map(len, recipes))
-    summaries = {name: (getdoc(make) or "").partition("\n")[0] for name, make in recipes.items()}
     return "\n".join(
         [
             f"Recipes; the first word names one, and without it {DEFAULT} is meant:",
-            *(f"  {name:{width}}  {summary}".rstrip() for name, summary in summaries.items()),
+            *(f"  {name:{width}}  {each.says}".rstrip() for name, each in recipes.items()),
+            "",
             "In place of the name, --recipe FILE.yaml takes a recipe that a run has saved.",
             "",
             "Every field of the recipe is a flag. What its architecture takes beside them:",
@@ -123,8 +119,9 @@ def _description(recipes: Recipes, options: Mapping[str, Any]) -> str:
 def _check_parts(words: Sequence[str], label: str, recipe: Recipe, recipes: Recipes) -> None:
     for word in words:
         if word.startswith("--") and (part := _absent(recipe, word[2:].partition("=")[0].replace("-", "_"))):
-            having = [name for name, make in recipes.items() if not _absent(make(), f"{part}.any")]
-            where = f"Recipes with it: {', '.join(having)}" if having else "No recipe has it"
+            having = [name for name, each in recipes.items() if not _absent(each.make(), f"{part}.any")]
+            others = f" and {len(having) - 5} more" if len(having) > 5 else ""
+            where = f"Recipes with it: {', '.join(having[:5])}{others}" if having else "No recipe has it"
             raise ValueError(f"{label} has no {part}, so {word} would change nothing. {where}")
 
 
@@ -139,9 +136,8 @@ def _absent(recipe: Recipe, dotted: str) -> str | None:
     return None
 
 
-def _model_options(words: Sequence[str], recipe: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The architecture's options, those of the recipe included, and the words without them."""
-    options = dict(recipe)
+def _with_options(recipe: Recipe, words: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe with the architecture's options, and the words without them."""
     rest: list[str] = []
     left: Iterator[str] = iter(words)
     for word in left:
@@ -153,14 +149,12 @@ def _model_options(words: Sequence[str], recipe: Mapping[str, Any]) -> tuple[dic
         text = text if equals else next(left, "")
         if not name.isidentifier() or not text or text.startswith("--"):
             raise ValueError(f"{word}: an option of the model is given as {OPTIONS}NAME VALUE")
-        try:
-            options[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            options[name] = text
-        if name in recipe and not _fits(options[name], recipe[name]):
-            raise ValueError(f"{OPTIONS}{name} takes {type(recipe[name]).__name__}, as {recipe[name]!r}; not {text!r}")
-    return options, rest
+        known = recipe.model.options.get(name)
+        recipe = override(recipe, {f"model.options.{name}": text})
+        if known is not None and not _fits(recipe.model.options[name], known):
+            raise ValueError(f"{OPTIONS}{name} takes {type(known).__name__}, as {known!r}; not {text!r}")
+    return recipe, rest
 
 
 def _fits(value: Any, known: Any) -> bool:
-    return known is None or isinstance(value, type(known)) or (isinstance(known, float) and type(value) is int)
+    return isinstance(value, type(known)) or (isinstance(known, float) and type(value) is int)
