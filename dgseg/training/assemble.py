@@ -23,7 +23,7 @@ from dgseg.data.samplers import (
 from dgseg.models import build, load_weights
 from dgseg.models.base import SegmentationModel
 from dgseg.objectives import Objectives
-from dgseg.training.batch_norm import convert
+from dgseg.training.batch_norm import share_batch_norms
 from dgseg.training.learner import Learner
 from dgseg.training.recipe import ModelConfig, ObjectiveConfig, Recipe, SamplerConfig
 from dgseg.training.world import World
@@ -114,7 +114,7 @@ def learner(recipe: Recipe, world: World) -> Learner:
         found.double()
     found.to(world.device)
     if recipe.train.sync_batch_norm and world.group is not None:
-        convert(trained, world.group)
+        share_batch_norms(trained, world.group)
     if recipe.train.checkpoint_stages:
         trained.checkpoint_stages()
     return found
