@@ -8,7 +8,7 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,8 @@ from dgseg.training.train import RunResult, train
 GRACE = 10.0  # seconds that the other workers have to end by themselves when one has failed
 
 
-def run_here(command: Command, *, listeners: Sequence[Listener] = ()) -> RunResult:
+def run_here(command: Command, *, listeners: Callable[[], Sequence[Listener]] = tuple) -> RunResult:
+    """`listeners` makes them, in the workers."""
     launch = command.launch
     if launch.min_workers is not None or launch.address is not None:
         raise ValueError("--min-workers and --address are for Ray: ray_jobs/train_flexseg.py takes them")
@@ -33,13 +34,13 @@ def run_here(command: Command, *, listeners: Sequence[Listener] = ()) -> RunResu
     if started and launch.workers not in (1, started):
         raise ValueError(f"--workers {launch.workers}, but torchrun has started {started}: leave the number to it")
     if launch.workers > 1 and not started:
-        return _several(command, tuple(listeners))
+        return _several(command, listeners)
     if launch.cpus_per_worker is not None:
         torch.set_num_threads(launch.cpus_per_worker)
-    return train(command.recipe, command.run, listeners=listeners)
+    return train(command.recipe, command.run, listeners=listeners())
 
 
-def _several(command: Command, listeners: tuple[Listener, ...]) -> RunResult:
+def _several(command: Command, listeners: Callable[[], Sequence[Listener]]) -> RunResult:
     allowed = command.launch.failures
     for attempt in range(1, allowed + 2):
         with tempfile.TemporaryDirectory(prefix="dgseg-") as name:
@@ -61,7 +62,7 @@ def _several(command: Command, listeners: tuple[Listener, ...]) -> RunResult:
     raise failure
 
 
-def _work(rank: int, command: Command, listeners: tuple[Listener, ...], folder: Path) -> None:
+def _work(rank: int, command: Command, listeners: Callable[[], Sequence[Listener]], folder: Path) -> None:
     # The terminal's Ctrl-C reaches the parent alone, which passes it on: a worker that heard it twice would not save.
     os.setpgid(0, 0)
     workers, run = command.launch.workers, command.run
@@ -78,7 +79,7 @@ def _work(rank: int, command: Command, listeners: tuple[Listener, ...], folder: 
             world_size=workers,
             timeout=datetime.timedelta(seconds=run.timeout),
         )
-        result = train(command.recipe, run, listeners=listeners)
+        result = train(command.recipe, run, listeners=listeners())
         if rank == 0:
             (folder / "result").write_bytes(pickle.dumps(result))
         dist.destroy_process_group()

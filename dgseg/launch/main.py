@@ -10,6 +10,7 @@ from dgseg.launch.command import Command, parse
 from dgseg.launch.failures import PLAIN, WorkerFailed
 from dgseg.launch.local import run_here
 from dgseg.training.journal import Journal
+from dgseg.training.listener import Listener
 from dgseg.training.progress import Progress
 from dgseg.training.train import RunResult
 
@@ -18,7 +19,7 @@ def here(argv: Sequence[str], prog: str = "dgseg train") -> int:
     """On this machine, without Ray."""
     with plainly(prog):
         command = checked(parse(argv, prog=prog))
-        return status(command, run_here(command, listeners=[Progress(), Journal()]))
+        return status(command, run_here(command, listeners=shown_and_kept))
 
 
 def on_ray(argv: Sequence[str], prog: str) -> int:
@@ -29,7 +30,15 @@ def on_ray(argv: Sequence[str], prog: str) -> int:
             from dgseg.launch.ray import run_on_ray
 
             command = replace(command, launch=launch)
-            return status(command, run_on_ray(command, listeners=[Journal()], screen=[Progress()]))
+            return status(command, run_on_ray(command, listeners=kept, screen=[Progress()]))
+
+
+def kept() -> list[Listener]:
+    return [Journal()]
+
+
+def shown_and_kept() -> list[Listener]:
+    return [Progress(), *kept()]
 
 
 @contextmanager
@@ -61,5 +70,7 @@ def checked(command: Command) -> Command:
 
 def status(command: Command, result: RunResult) -> int:
     """0 when the run did what it was asked to; 130 when it was stopped before."""
+    if result.weights is not None:
+        print(f"weights: {result.weights}")
     asked = command.run.stop_after is not None and result.step >= command.run.stop_after
     return 0 if result.status == "finished" or asked else 130

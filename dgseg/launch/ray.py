@@ -29,13 +29,17 @@ from dgseg.training.train import RunResult, train
 def run_on_ray(
     command: Command,
     *,
-    listeners: Sequence[Listener] = (),
+    listeners: Callable[[], Sequence[Listener]] = tuple,
     screen: Sequence[Listener] = (),
     callbacks: Sequence[UserCallback] = (),
     loop: Callable[..., RunResult] = train,
 ) -> RunResult:
-    """On the cluster that this process has joined. `listeners` go to the workers; `screen` hears in this process what
-    the first worker tells; `callbacks` are Ray Train's, as Tune's report. `loop` is what every worker runs."""
+    """On the cluster that this process has joined.
+
+    listeners: makes those that are heard in the workers.
+    screen: hears in this process what the first worker tells.
+    callbacks: Ray Train's, as Tune's report.
+    loop: what every worker runs."""
     command = replace(command, run=replace(command.run, storage=_absolute(command.run.storage)))
     storage = open_storage(command.run.storage)
     storage.check_writable()
@@ -45,7 +49,7 @@ def run_on_ray(
     mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
     try:
         with tempfile.TemporaryDirectory(prefix="dgseg-ray-") as folder:
-            job = Job(command, tuple(listeners), mailbox, mark, loop)
+            job = Job(command, listeners, mailbox, mark, loop)
             trainer = _trainer(job, folder, callbacks)
             return follow(trainer, mailbox, screen, lambda: _waiting(command))
     finally:

@@ -3,7 +3,7 @@
 import logging
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ class Job:
     """What every worker gets."""
 
     command: Command
-    listeners: tuple[Listener, ...]
+    listeners: Callable[[], Sequence[Listener]]
     mailbox: Any
     mark: str  # a file that the driver has put into the storage
     loop: Callable[..., RunResult]
@@ -44,7 +44,7 @@ def work(config: dict[str, Any]) -> RunResult:
         )
     torch.set_num_threads(job.command.launch.cpus_per_worker or 1)
     try:
-        return job.loop(job.command.recipe, run, listeners=[*job.listeners, Relay(job.mailbox), Report()])
+        return job.loop(job.command.recipe, run, listeners=[*job.listeners(), Relay(job.mailbox), Report()])
     except Exception:
         ray.get(job.mailbox.put.remote(("traceback", (rank(), traceback.format_exc()))))
         raise
