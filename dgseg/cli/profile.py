@@ -10,6 +10,7 @@ import torch
 from dgseg.bench import model_report, report
 from dgseg.bench.models import Result, Settings, profile
 from dgseg.cli import model_arguments
+from dgseg.machine import machine
 
 DESCRIPTION = (
     "Parameters, FLOPs and MACs, latency and memory of models, each beside what one would use instead and the papers' "
@@ -73,7 +74,7 @@ def main(arguments: argparse.Namespace) -> int:
         peers=arguments.peers,
         options=dict(arguments.options),
     )
-    header = report.machine(device, model_report.LIBRARIES)
+    header = machine(device, model_report.LIBRARIES)
     print(report.header_text(header))
     print("\n".join(textwrap.wrap(model_report.CONVENTION, 118)), flush=True)
     results: list[Result] = []

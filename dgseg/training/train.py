@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from dgseg.data import Dataset
+from dgseg.machine import machine
 from dgseg.models import save_weights
 from dgseg.training import assemble, strategies
 from dgseg.training.checkpoint import CheckpointError, Checkpoints
@@ -280,7 +281,12 @@ class Session:
         summary = {"name": self.name, "recipe": self.recipe.name, "steps": self.loop.step, "seed": self.recipe.seed}
         if report is not None:
             summary |= {"scores": report.scores, "averages": report.averages}
-        return summary | {"run": asdict(self.config), "datasets": self.datasets}
+        return summary | {
+            "run": asdict(self.config),
+            "world_size": self.world.size,
+            "datasets": self.datasets,
+            **machine(self.world.device),
+        }
 
 
 @contextmanager

@@ -152,9 +152,13 @@ def _scalar(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     try:
-        return float(text) if "e" in text.lower() and text.lower() not in ("e",) else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
         return text
+    try:
+        return float(found) if isinstance(found, str) else found  # YAML takes 1e-4 for text
+    except ValueError:
+        return found
 
 
 def _choices(hint: Any) -> list[Any]:

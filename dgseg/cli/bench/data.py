@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dgseg.bench import report
 from dgseg.bench.part import Part
+from dgseg.machine import machine
 
 # part -> a module whose run(quick) returns a Part
 PARTS = {
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    header = report.machine() | {"settings": {"quick": arguments.quick}}
+    header = machine() | {"settings": {"quick": arguments.quick}}
     print(report.header_text(header), flush=True)
     parts: list[Part] = []
     for name in arguments.only or PARTS:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from dgseg.bench import gap, report
+from dgseg.bench import gap
 from dgseg.cli.data.show import size
 from dgseg.data.labels import CLASSES
 from dgseg.data.streets import ADVERSE, STANDARD, TARGETS
+from dgseg.machine import machine
 
 DESCRIPTION = (
     "Trains the default model with plain cross-entropy on `game`, and once on every target itself (the oracle), scores "
@@ -49,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
     summary = gap.summary(result, settings)
     print("\n" + table(result, settings, summary))
     if arguments.json:
-        content = report.machine() | {
+        content = machine() | {
             "settings": dataclasses.asdict(settings) | {"threads": arguments.threads},
             "targets": {"loss": gap.LOSS_TARGET, "oracle": gap.ORACLE_TARGET, "scenes_per_second": gap.SPEED_TARGET},
             "summary": summary,

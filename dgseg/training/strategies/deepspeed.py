@@ -44,7 +44,8 @@ class DeepSpeed(Strategy):
             raise ValueError("DeepSpeed keeps its master weights in float32: float64 needs the strategy ddp or fsdp")
         if train.ema is not None:
             raise ValueError("train.ema is not kept under DeepSpeed, which owns the weights: use ddp or fsdp")
-        self.learner, self.recipe, self.world = learner, recipe, world
+        # DeepSpeed views parameters as bytes, which channels last does not allow; inputs are in it all the same.
+        self.learner, self.recipe, self.world = learner.to(memory_format=torch.contiguous_format), recipe, world
         self.averaged = None
         self.config = configuration(recipe, run.deepspeed, world)
         self.own_schedule = "scheduler" in self.config

@@ -1,0 +1,159 @@
+"""Every recipe is complete, survives YAML, and takes overrides by dotted name."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgseg.data import from_spec
+from dgseg.data.datasets import parse_spec
+from dgseg.evaluation import PROTOCOLS
+from dgseg.models.build import MODELS
+from dgseg.objectives import Objectives
+from dgseg.recipes import RECIPES, differences, flatten, from_yaml, named, override, to_yaml
+from dgseg.recipes.ablation import ROWS
+from dgseg.training import Recipe, assemble
+
+STREETS = [name for name, entry in RECIPES.items() if "streets" in str(entry.make().data.sources)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_is_whole(name: str) -> None:
+    recipe = RECIPES[name].make()
+    assert recipe.name == name
+    assert RECIPES[name].says
+    assert recipe.model.name in MODELS
+    assert recipe.data.protocol in PROTOCOLS
+    for spec in (*recipe.data.sources, *recipe.data.validation, *recipe.data.test):
+        parse_spec(spec)
+    assert from_yaml(to_yaml(recipe)) == recipe
+    assert differences(recipe, from_yaml(to_yaml(recipe))) == {}
+
+
+@pytest.mark.parametrize("name", STREETS)
+def test_what_needs_no_download_can_be_built(name: str) -> None:
+    recipe = RECIPES[name].make()
+    assemble.check(recipe, world_size=2)
+    model = assemble.model(recipe.model)
+    Objectives({key: config.build(model) for key, config in assemble.present(recipe.objective).items()})
+    for spec in (*recipe.data.sources, *recipe.data.validation, *recipe.data.test):
+        assert len(from_spec(spec)) > 0
+
+
+def test_the_ablation_is_table_2() -> None:
+    for world in ("streets", "daformer"):
+        for row, (gap, ube, has) in ROWS.items():
+            recipe = named(f"ablation-{world}-{row}")
+            objective = recipe.objective
+            assert (objective.gap is not None, objective.ube is not None) == (gap, ube)
+            assert (objective.ce is None) == ube, "UBE is cross-entropy with other weights"
+            assert (recipe.sampler.hardness is not None) == has
+    whole, row = named("flexseg-streets"), named("ablation-streets-gap-ube-has")
+    assert set(differences(whole, row)) == {"name"}
+    base, none = named("erm-streets"), named("ablation-streets-none")
+    assert set(differences(base, none)) == {"name"}
+
+
+def test_the_paper_s_constants() -> None:
+    recipe = named("flexseg-daformer-paper")
+    ube, gap, has = recipe.objective.ube, recipe.objective.gap, recipe.sampler.hardness
+    assert ube
+    assert gap
+    assert has
+    assert recipe.objective.fd
+    assert (ube.alpha, ube.denominator) == (3.0, "all")
+    assert (gap.weight, gap.temperature, gap.momentum, gap.dim, gap.nested, gap.update) == (
+        0.5, 0.07, 0.99, 256, True, "pixel",
+    )  # fmt: skip
+    assert (has.window, has.beta, has.temperature, has.steepness, has.decay) == (50, 0.9, 1.0, 0.05, "sigmoid")
+    assert (has.standardise, has.per_draw) == (False, False)
+    assert (recipe.sampler.kind, recipe.sampler.temperature) == ("rare_class", 0.01)
+    assert (recipe.schedule.steps, recipe.schedule.warmup, recipe.schedule.power) == (40_000, 1500, 1.0)
+    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay, recipe.optimizer.head_multiple) == (6e-5, 0.01, 10.0)
+    assert (recipe.data.batch_size, recipe.data.augment.crop) == (2, (512, 512))
+    assert recipe.train.precision == "float32"
+    assert recipe.objective.fd.weight == 0.005
+    large = named("flexseg-hrda-paper")
+    assert large.objective.fd
+    assert (large.data.augment.crop, large.data.augment.size) == ((1024, 1024), (1440, 2560))
+    assert large.objective.fd.image_scale == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective.ub.alpha": 5}, r"no field 'objective.ub.alpha'; did you mean objective.ube.alpha"),
+        ({"objective.fd.weight": 5}, r"does without objective.fd"),
+        ({"schedule.steps": "many"}, r"schedule.steps is 'many'; it takes int"),
+        ({"schedule.steps": 2.5}, r"schedule.steps is 2.5; it takes int"),
+        ({"schedule.steps": True}, r"schedule.steps is True; it takes int"),
+        ({"train.precision": "fp8"}, r"'float32' or 'bf16' or 'fp16' or 'float64'"),
+        ({"optimizer.lr": None}, r"optimizer.lr cannot be None"),
+        ({"data.sources": "one"}, r"data.sources is 'one'"),
+        ({"name.first": 1}, r"name is a value, and has no field 'first'"),
+    ],
+)
+def test_a_wrong_override_says_what_is_right(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        override(named("flexseg-streets"), changes)
+
+
+def test_text_becomes_what_a_field_takes() -> None:
+    recipe = override(
+        named("flexseg-streets"),
+        {
+            "objective.ube.alpha": "5",
+            "optimizer.lr": "1e-4",
+            "data.shares": "[1, 3]",
+            "train.clip": "None",
+            "train.compile": "true",
+            "model.options.drop_path": "0.2",
+            "name": "5",
+        },
+    )
+    assert recipe.objective.ube
+    assert recipe.objective.ube.alpha == 5.0
+    assert isinstance(recipe.objective.ube.alpha, float)
+    assert (recipe.optimizer.lr, recipe.data.shares, recipe.train.clip) == (1e-4, (1.0, 3.0), None)
+    assert (recipe.train.compile, recipe.model.options, recipe.name) == (True, {"drop_path": 0.2}, "5")
+
+
+LEAVES = {name: value for name, value in flatten(named("flexseg-streets")).items() if type(value) in (int, float)}
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(LEAVES)), st.floats(1e-6, 1e6))
+def test_what_is_overridden_is_all_that_differs(name: str, value: float) -> None:
+    recipe = named("flexseg-streets")
+    kind = type(LEAVES[name])
+    wanted = kind(value) + (1 if kind is int else 0)
+    try:
+        changed = override(recipe, {name: wanted})
+    except ValueError:
+        return  # the field's own rule: a probability above 1
+    expected = {} if wanted == LEAVES[name] else {name: (LEAVES[name], wanted)}
+    assert differences(recipe, changed) == expected
+    assert from_yaml(to_yaml(changed)) == changed
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean flexseg-streets"):
+        named("flexsg_streets")
+    assert named("flexseg_streets") == named("flexseg-streets")
+
+
+def test_yaml_with_a_wrong_field(tmp_path: Any) -> None:
+    text = to_yaml(named("erm-streets"))
+    with pytest.raises(ValueError, match=r"recipe\.schedule has no field 'step'; did you mean steps"):
+        from_yaml(text.replace("  steps:", "  step:"))
+    with pytest.raises(ValueError, match=r"recipe\.optimizer: class is 'Adam'"):
+        from_yaml(text.replace("class: AdamWConfig", "class: Adam"))
+    with pytest.raises(ValueError, match="mapping of its fields"):
+        from_yaml("5")
+
+
+def test_recipes_are_values() -> None:
+    assert all(dataclasses.is_dataclass(entry.make()) for entry in RECIPES.values())
+    assert isinstance(named("erm-streets"), Recipe)
