@@ -33,6 +33,13 @@ class Command:
     run: RunConfig = field(default_factory=RunConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
+    def sizes(self) -> list[int]:
+        """The numbers of workers, of those that may come to train, among which every batch divides evenly."""
+        data, parts = self.recipe.data, self.recipe.train.accumulate
+        batches = [data.batch_size, *([data.target.batch_size] if data.target else [])]
+        asked = range(self.launch.min_workers or self.launch.workers, self.launch.workers + 1)
+        return [workers for workers in asked if not any(batch % (workers * parts) for batch in batches)]
+
 
 def parse(argv: Sequence[str], *, prog: str, recipes: Recipes = RECIPES) -> Command:
     """SystemExit after --help and after a wrong flag, which is explained; ValueError where values do not fit."""

@@ -55,15 +55,13 @@ def plainly(prog: str) -> Iterator[None]:
 
 def checked(command: Command) -> Command:
     """At once, where the workers would only tell after they have started."""
-    recipe, launch = command.recipe, command.launch
-    for workers in range(launch.min_workers or launch.workers, launch.workers + 1):
-        share = workers * recipe.train.accumulate
-        if recipe.data.batch_size % share:
+    recipe, launch, sizes = command.recipe, command.launch, command.sizes()
+    for name, workers in (("workers", launch.workers), ("min-workers", launch.min_workers)):
+        if workers is not None and workers not in sizes:
             raise ValueError(
-                f"data.batch_size is {recipe.data.batch_size}, which {workers} workers × {recipe.train.accumulate} "
-                f"micro-batches cannot share evenly, and with --workers {launch.workers}"
-                + (f" --min-workers {launch.min_workers}" if launch.min_workers else "")
-                + f" there may be {workers}"
+                f"--{name} {workers}: {recipe.data.batch_size} images a step (data.batch_size), in "
+                f"{recipe.train.accumulate} micro-batches (train.accumulate), cannot be shared evenly by {workers} "
+                f"workers"
             )
     return command
 
