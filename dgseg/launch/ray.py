@@ -6,7 +6,6 @@ so has nothing that could disagree with them: it is told numbers alone, for Tune
 
 import os
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -45,11 +44,11 @@ def run_on_ray(
     command = replace(command, run=replace(command.run, storage=_absolute(command.run.storage)))
     storage = open_storage(command.run.storage)
     storage.check_writable()
-    mark = f".launch-{uuid.uuid4().hex}"
-    storage.write(mark, b"")
+    mark = f".launched-{command.run.name or command.recipe.name}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
     try:
+        storage.write(mark, b"")
         with tempfile.TemporaryDirectory(prefix="dgseg-ray-") as folder:
             job = Job(command, listeners, mailbox, mark, loop)
             trainer = _trainer(job, folder, callbacks)
