@@ -9,7 +9,7 @@ from dgseg import __version__
 
 # verb -> (module, what `--help` says). A module has add_arguments(parser) and main(arguments) -> exit status, and may
 # have a DESCRIPTION for its own --help; or it has VERBS of its own; or it reads the rest of the command line itself, in
-# run(argv) -> exit status.
+# command_line(argv) -> exit status.
 VERBS = {
     "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
     "data": ("dgseg.cli.data", "look at data sets, check, choose, pack and compare them"),
@@ -43,8 +43,8 @@ def _dispatch(program: str, description: str, verbs: Mapping[str, tuple[str, str
     module = import_module(name)
     if hasattr(module, "VERBS"):
         return _dispatch(f"{program} {known.verb}", summary, module.VERBS, rest)
-    if hasattr(module, "run"):
-        return int(module.run(rest))
+    if hasattr(module, "command_line"):
+        return int(module.command_line(rest))
     verb_parser = argparse.ArgumentParser(
         prog=f"{program} {known.verb}", description=getattr(module, "DESCRIPTION", summary)
     )
