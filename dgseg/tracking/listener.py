@@ -63,6 +63,12 @@ class MlflowConfig:
     def build(self) -> "MlflowListener":
         return MlflowListener(self)
 
+    def how_to_open(self, folder: str) -> str:
+        """One line for the user on the run that this folder holds."""
+        listener = self.build()
+        listener._identity = place.identity_in(folder, IDENTITY) or {}
+        return listener.how_to_open()
+
 
 def _harmless(method: Callable[["MlflowListener", Report], None]) -> Callable[["MlflowListener", Report], None]:
     """Troubles of the record are told, not raised: what a listener raises stops the run."""
