@@ -25,7 +25,7 @@ EACH = RECORDED + "answer = [recorded(recipe, storage, str(n), **run) for n, (re
 def run(processes: int, storage: Path, *runs: tuple[Mapping[str, object], Mapping[str, object]]) -> list[list[Record]]:
     """[run][rank]"""
     made = [(tiny(PROOF | dict(changes)), dict(config)) for changes, config in runs]
-    by_rank = in_processes(processes, EACH, timeout=900, storage=str(storage), runs=made)
+    by_rank = in_processes(processes, EACH, storage=str(storage), runs=made)
     return [[rank[number] for rank in by_rank] for number in range(len(runs))]
 
 

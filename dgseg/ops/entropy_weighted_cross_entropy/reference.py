@@ -10,6 +10,9 @@ from torch import Tensor
 from dgseg.ops import _checks
 
 
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch 2.14 renamed it
+
+
 class EntropyWeightedLoss(NamedTuple):
     loss: Tensor  # 0-d, with gradient
     per_image: Tensor  # [N], mean unweighted cross-entropy over the image's valid pixels, 0 where it has none
@@ -21,7 +24,7 @@ def all_ranks(moments: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     if group is None:
         return moments[None]
     gathered = moments.new_empty(dist.get_world_size(group) * moments.numel())
-    dist.all_gather_into_tensor(gathered, moments, group=group)
+    _all_gather(gathered, moments, group=group)
     return gathered.view(-1, moments.numel())
 
 
