@@ -22,11 +22,11 @@ struct StreetsArgs {
   StreetsDomain domain;
   uint64_t seed, index;
   int64_t height, width;
-  float misalignment;  // pixels by which the image strays from the label map, which stays the plan
-  bool unknown;        // put objects of no training class on the road, labelled 254
-  uint8_t* label;      // [height, width]
-  uint8_t* image;      // [3, height, width], or null: labels alone, at a fraction of the cost
-  float* depth;        // [height, width], metres, 0 where nothing is; or null
+  float misalignment;                   // pixels by which the image strays from the label map, which stays the plan
+  bool unknown;                         // put objects of no training class on the road, labelled 254
+  uint8_t* label;                       // [height, width]
+  uint8_t* image;                       // [3, height, width], or null: labels alone, at a fraction of the cost
+  float* depth;                         // [height, width], metres, 0 where nothing is; or null
   const StreetsShift* shift = nullptr;  // null: as the world is
 };
 

@@ -37,9 +37,9 @@ inline Paints paints(uint64_t seed) {
 
 // In patterns that unknown.h does not use: who learns from these has not seen those.
 inline Colour pasted_colour(int pattern, float u, float v, uint32_t seed, Colour first, Colour second) {
-  if (pattern == 0) return blend(first, second, 0.5f + 0.5f * v);  // from foot to top
+  if (pattern == 0) return blend(first, second, 0.5f + 0.5f * v);                     // from foot to top
   if (pattern == 1) return fraction((u * u + v * v) * 2.2f) < 0.5f ? first : second;  // rings
-  if (pattern == 2) {  // dots
+  if (pattern == 2) {                                                                 // dots
     const float x = fraction(u * 2.0f) - 0.5f, y = fraction(v * 2.0f) - 0.5f;
     return x * x + y * y < 0.09f ? second : first;
   }
