@@ -1,8 +1,8 @@
 """Cut-and-paste on label maps: the outline of an object that no class names, put on the road. What it looks like is up
 to whoever draws the image.
 
-Outlines are drawn here (polygons, arches, crosses, rings, stairs: none that the streets world's unknown objects have), or
-come from a folder of masks, such as those of another data set's objects."""
+Outlines are drawn here (polygons, arches, crosses, rings, stairs: none that the streets world's unknown objects have),
+or come from a folder of masks, such as those of another data set's objects."""
 
 from dataclasses import dataclass
 from pathlib import Path

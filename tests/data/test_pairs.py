@@ -100,7 +100,7 @@ def test_lazy_samples_pass_as_before() -> None:
     assert list(Pipeline((Crop((24, 24)),))(lazy, np.random.default_rng(0), Draw(0, 0, 0))) == ["original"]
 
 
-# ---- cut and paste ----------------------------------------------------------------------------------------------------
+# cut and paste
 
 
 @settings(max_examples=60, deadline=None)
@@ -149,7 +149,7 @@ def test_outlines_come_from_a_folder(tmp_path: Path) -> None:
         CutPaste(masks=str(tmp_path / "absent"))(np.zeros((9, 9), np.uint8), np.random.default_rng(0))
 
 
-# ---- the streets world, twice -----------------------------------------------------------------------------------------
+# the streets world, twice
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
@@ -249,7 +249,7 @@ def test_a_pack_refuses_to_lose_a_view(tmp_path: Path) -> None:
         pack(StreetsPairs(size=SIZE, length=2), tmp_path / "packed", Settings(), workers=1)
 
 
-# ---- pairs on disk ----------------------------------------------------------------------------------------------------
+# pairs on disk
 
 
 def tree(root: Path) -> None:

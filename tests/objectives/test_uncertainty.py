@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dgseg.data import Batch
+from dgseg.data import Batch, Loader
+from dgseg.data.augment import Pipeline
+from dgseg.data.samplers import Uniform
+from dgseg.data.streets import StreetsPairs
 from dgseg.models import Aux, Prediction, build
 from dgseg.objectives import (
     CrossEntropy,
@@ -23,9 +26,11 @@ from dgseg.objectives import (
     RelativeContrastConfig,
     SmallLossConfig,
     SmallLossCrossEntropy,
+    StepContext,
 )
 from dgseg.objectives.uncertainty import pixel_losses, smallest, uncertainty_pairs
 from dgseg.ops.prototype_ema.order import pixel_keys
+from dgseg.training.learner import Learner
 from tests.objectives.harness import CLASSES, batch, context, degenerate, labels, prediction
 from tests.ops.harness import compiled, normal, run_ranks
 
@@ -300,3 +305,28 @@ def test_configs_build_what_they_say() -> None:
     assert (small.share, small.weight, small.view, small.name) == (0.8, 10.0, "augmented", "ce_augmented")
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         SmallLossConfig(share=0.0).build(model)
+
+
+def test_the_first_stage_teaches_the_head_what_is_unknown() -> None:
+    """Pairs of the streets world through loader, model and objective: only the head moves, and the terms fall."""
+    source = StreetsPairs(size=(64, 128), length=8)
+    torch.manual_seed(0)
+    model = build("deeplabv3plus_r50", layers=(1, 1, 1, 1), uncertainty=True)
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key.startswith("uncertainty."))
+    objectives = Objectives({"unc": RelativeContrastConfig(original=2.0, augmented=1.0, shift=0.5).build(model)})
+    learner = Learner(model, objectives)
+    optimizer = torch.optim.Adam([model.uncertainty.weight], lr=1e-2)
+    totals = []
+    sampler = Uniform(8, batch_size=4, seed=0)
+    for found in Loader([source], sampler, Pipeline(), batch_size=4, stop_step=12):
+        terms = learner(found, StepContext(len(totals), 12))
+        total = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(float(total.detach()))
+    assert sum(totals[-3:]) < 0.8 * sum(totals[:3])
+    moved = {key for key, value in model.named_parameters() if not torch.equal(value, before[key])}
+    assert moved == {"uncertainty.weight"}

@@ -19,7 +19,7 @@ from dgseg.data.decoding import read_image
 from dgseg.data.sample import Sample
 
 AUGMENTED = "augmented"
-ORIGINALS, ORIGINAL_LABELS = "originals", "original_labels"
+GENERATED, GENERATED_LABELS, ORIGINALS, ORIGINAL_LABELS = "images", "labels", "originals", "original_labels"
 IMAGE_SUFFIX, LABEL_SUFFIX, NUMBER = ".png", "_labelTrainIds.png", "_genid"
 
 
@@ -55,8 +55,8 @@ class Pairs(Generated):
         if label.shape != image.shape[:2] or pixels.shape != views[AUGMENTED].image.shape:
             raise CorruptFile(
                 image_path,
-                f"pairs: image {image.shape[:2]}, label {label.shape} and generated image {views[AUGMENTED].size} differ "
-                "in size; generate the pair again",
+                f"pairs: image {image.shape[:2]}, label {label.shape} and generated image {views[AUGMENTED].size} "
+                "differ in size; generate the pair again",
             )
         return Sample(pixels, torch.from_numpy(label), self.id(index), views=views)
 

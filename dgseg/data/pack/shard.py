@@ -68,8 +68,8 @@ class ShardWriter:
     def add(self, source: Sample) -> None:
         if source.views:
             raise DataError(
-                f"{source.id} comes with another picture of the same place ({', '.join(source.views)}), and a pack holds "
-                "one a sample: train on the set as it is"
+                f"{source.id} comes with another picture of the same place ({', '.join(source.views)}), and a pack "
+                "holds one a sample: train on the set as it is"
             )
         found = kinds(source)
         if found != self.maps:

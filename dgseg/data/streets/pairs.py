@@ -75,14 +75,16 @@ class StreetsPairs(Streets):
         seed, coin = int(rng.integers(1 << 63)), rng.random() < 0.5
         shift = ("semantic", "covariate")[coin] if self.shift == "either" else self.shift
         objects = None if shift == "covariate" else self.paste(label, rng)
-        if shift == "both":
-            assert objects is not None
+        labels, image = self.redraw(index, seed, shift, objects)
+        return Sample(torch.from_numpy(image), torch.from_numpy(labels), f"{self.id(index)}+{shift}")
+
+    def redraw(self, index: int, seed: int, shift: str, objects: Map | None) -> tuple[Map, npt.NDArray[np.uint8]]:
+        """Labels and image of a scene with these objects; `seed` is what looks, paints and patterns are drawn with."""
+        if shift == "both" and objects is not None:
             labels, image = self.draw(index, seed, objects=objects)
             _, other = self.draw(index, seed, shifted=True)
-            image = np.where(objects > 0, image, other)
-        else:
-            labels, image = self.draw(index, seed, shifted=shift != "semantic", objects=objects)
-        return Sample(torch.from_numpy(image), torch.from_numpy(labels), f"{self.id(index)}+{shift}")
+            return labels, np.where(objects > 0, image, other)
+        return self.draw(index, seed, shifted=shift != "semantic", objects=objects)
 
     def draw(
         self, index: int, seed: int | None = None, *, shifted: bool = False, objects: Map | None = None
