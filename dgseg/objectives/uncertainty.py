@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgseg.data.augment.pipeline import AUGMENTED
 from dgseg.data.labels import OUT_OF_DISTRIBUTION, VOID
 from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
@@ -17,8 +18,6 @@ from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import ORIGINAL, Objective, StepContext, trainable, weighted
 from dgseg.objectives.cross_entropy import CrossEntropy, CrossEntropyConfig
 from dgseg.ops.prototype_ema.order import pixel_keys
-
-AUGMENTED = "augmented"  # the view that pipelines make of an image's partner
 
 
 @dataclass(frozen=True)
