@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from dgseg.models import build, load_weights, save_weights
+from dgseg.models.export import export
+from dgseg.models.folding import fold_batch_norms
 from dgseg.models.uncertainty import EnergyHead, RegionHead
 from dgseg.models.weights import WeightsError
 from tests.models.harness import CLASSES, TINY, images, tiny
@@ -131,3 +133,15 @@ def test_a_classifier_of_other_classes_gives_no_head(tmp_path: Path) -> None:
     assert report.derived == []
     assert report.missing == ["uncertainty.weight"]
     assert torch.equal(model.uncertainty.weight, before)
+
+
+def test_folding_and_export_work_beside_the_head(tmp_path: Path) -> None:
+    name = "deeplabv3plus_r50"
+    torch.manual_seed(0)
+    model = build(name, CLASSES, layers=(1, 1, 1, 1), uncertainty=True).eval()
+    folded, count = fold_batch_norms(model)
+    assert count > 10
+    with torch.no_grad():
+        expected, found = (each(images(name, 1)).extra["uncertainty"] for each in (model, folded))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert export(folded, tmp_path / "m.pt2", "torch-export", height=64, width=96).ok

@@ -1,6 +1,7 @@
 """Finding out what a checkpoint is, and putting it into a model."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from dgseg.models.weights.reading import WeightsError, bare, read
 # Modules of this package; each has a list FORMATS.
 FORMAT_MODULES = ("torchvision", "adaptsegnet", "robustnet", "mit", "resnet_v1c")
 OWN = "own keys"
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -71,6 +73,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     copies = {key: of for key, of in _copies(model).items() if key not in best.state and of in fitting}
     fitting |= {key: fitting[of].clone() for key, of in copies.items()}
     report.derived = [f"{key} from {of}" for key, of in copies.items()]
+    if copies:
+        log.info("%s does not hold, and begins as a copy: %s", path, ", ".join(report.derived))
     # Files older than the counter lack it; batch norms with a momentum never read it.
     report.missing = [
         key for key in own if key not in best.state and key not in copies and not key.endswith("num_batches_tracked")
