@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -152,13 +151,6 @@ class MahalanobisFit:
         self.counts += torch.bincount(classes, minlength=C)
         self.sums.index_add_(0, classes, pixels)
         self.products += pixels.T @ pixels
-
-    def all_reduce(self, group: dist.ProcessGroup | None = None) -> "MahalanobisFit":
-        """After it every rank of the group has the statistics of all."""
-        assert self.counts is not None, "every rank has seen a batch"
-        for each in (self.counts, self.sums, self.products):
-            dist.all_reduce(each, group=group)
-        return self
 
     def result(self) -> Mahalanobis:
         if self.counts is None or not bool(self.counts.any()):

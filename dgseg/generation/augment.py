@@ -157,7 +157,8 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     wanted = json.loads(json.dumps(settings))  # as it will be read: no tuples
     path = out / SETTINGS
     if not path.exists():
-        if out.is_dir() and any(out.iterdir()):
+        # Another part may be about to write it, aside.
+        if out.is_dir() and any(not each.name.startswith(".") for each in out.iterdir()):
             raise DataError(f"{out} holds other things: name a new folder, or one that was begun here")
         _text(path, json.dumps(wanted, indent=1))
     begun = json.loads(path.read_text())
