@@ -43,7 +43,7 @@ class CutPaste:
             return found
         for number in range(1, int(rng.integers(1, self.objects, endpoint=True)) + 1):
             side = max(2, round(rng.uniform(*self.long_side) * label.shape[0] / 1024))
-            outline = self._outline(side, rng)
+            outline = self._outline(min(side, label.shape[1]), rng)
             foot, centre = feet[rng.integers(len(feet))]
             _stamp(found, outline, int(foot), int(centre), number)
         return found
@@ -62,13 +62,12 @@ def pasted(label: Map, objects: Map) -> Map:
 
 
 def _stamp(onto: Map, outline: Outline, foot: int, centre: int, number: int) -> None:
-    """The outline's lowest row on row `foot`, its middle on column `centre`; what leaves the image is cut off."""
+    """The outline's lowest row on row `foot`, its middle on column `centre` or as near as the image's sides allow; what
+    rises above the image is cut off."""
     height, width = outline.shape
-    top, left = foot - height + 1, centre - width // 2
-    rows = slice(max(0, -top), max(0, min(height, onto.shape[0] - top)))
-    columns = slice(max(0, -left), max(0, min(width, onto.shape[1] - left)))
-    part = outline[rows, columns]
-    onto[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop][part] = number
+    left = min(max(0, centre - width // 2), onto.shape[1] - width)
+    part = outline[max(0, height - foot - 1) :]
+    onto[foot + 1 - len(part) : foot + 1, left : left + width][part] = number
 
 
 def drawn(side: int, rng: np.random.Generator) -> Outline:

@@ -104,7 +104,7 @@ def test_lazy_samples_pass_as_before() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(16, 90), st.integers(16, 90), st.integers(0, 2**32), st.integers(1, 3))
+@given(st.integers(2, 90), st.integers(2, 90), st.integers(0, 2**32), st.integers(1, 3))
 def test_objects_stand_on_the_road_and_change_nothing_else(height: int, width: int, seed: int, objects: int) -> None:
     label = np.full((height, width), 2, np.uint8)
     label[height // 2 :] = 0
