@@ -19,6 +19,7 @@ VERBS = {
     "embed": ("dgseg.cli.embed", "t-SNE of features and covariances, by class and by domain"),
     "evaluate": ("dgseg.cli.evaluate", "scores by the official conventions, per domain, and where a model fails"),
     "export": ("dgseg.cli.export", "write a model for another runtime, and run it there beside ours"),
+    "generate": ("dgseg.cli.generate", "augment a labelled data set: unknown objects, other weather, in pairs"),
     "predict": ("dgseg.cli.predict", "label maps and overlays of images, folders and frames"),
     "profile": ("dgseg.cli.profile", "what models cost: parameters, FLOPs, latency, memory"),
     "tracking": ("dgseg.cli.tracking", "runs' records in MLflow"),

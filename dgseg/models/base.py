@@ -76,6 +76,10 @@ class SegmentationModel(nn.Module, ABC):
             images = self.normalise(images)
         return self.predict(images.to(next(self.parameters()).dtype), seed=seed, step=step)
 
+    def derived(self) -> dict[str, str]:
+        """Parameters that begin as copies, own name -> whose: what a weights file without them means."""
+        return {}
+
     def published_surplus(self, height: int, width: int) -> tuple[int, int]:
         """Parameters and multiply-accumulates that the published counts hold and this model does without: what a
         profile adds to stand beside a paper's table."""

@@ -22,6 +22,14 @@ from dgseg.objectives.feature_distance import FeatureDistance, FeatureDistanceCo
 from dgseg.objectives.focal_dice import FocalDice, FocalDiceConfig
 from dgseg.objectives.prototypes import PrototypeContrast, PrototypeContrastConfig
 from dgseg.objectives.semantic_contrast import SemanticContrast, SemanticContrastConfig
+from dgseg.objectives.uncertainty import (
+    MaximizedEntropy,
+    MaximizedEntropyConfig,
+    RelativeContrast,
+    RelativeContrastConfig,
+    SmallLossConfig,
+    SmallLossCrossEntropy,
+)
 from dgseg.objectives.whitening import Whitening, WhiteningConfig
 
 __all__ = [
@@ -40,13 +48,19 @@ __all__ = [
     "FocalDice",
     "FocalDiceConfig",
     "ImageLosses",
+    "MaximizedEntropy",
+    "MaximizedEntropyConfig",
     "Objective",
     "Objectives",
     "ParameterGroup",
     "PrototypeContrast",
     "PrototypeContrastConfig",
+    "RelativeContrast",
+    "RelativeContrastConfig",
     "SemanticContrast",
     "SemanticContrastConfig",
+    "SmallLossConfig",
+    "SmallLossCrossEntropy",
     "StepContext",
     "Whitening",
     "WhiteningConfig",

@@ -37,7 +37,7 @@ class ResNet(nn.Module):
 
     def layer0(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """The stem, and the map of the instance norm in it if there is one."""
-        if isinstance(self.bn1, nn.BatchNorm2d):
+        if not isinstance(self.bn1, nn.InstanceNorm2d):  # a batch norm, or what folding leaves of it
             return self.stem(images)
         normed = self.bn1(self.conv1(images))
         return self.maxpool(torch.relu(normed)), normed  # the map is kept, so not in place
