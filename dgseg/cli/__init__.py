@@ -14,7 +14,6 @@ VERBS = {
     "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
     "compare-models": ("dgseg.cli.compare_models", "is B better than A, or is it noise, and where do they differ"),
     "data": ("dgseg.cli.data", "look at data sets, check, choose, pack and compare them"),
-    "demo": ("dgseg.cli.demo", "train a small network on random label maps through every operator"),
     "doctor": ("dgseg.cli.doctor", "what this machine has, what is missing or slow, and how to mend it"),
     "embed": ("dgseg.cli.embed", "t-SNE of features and covariances, by class and by domain"),
     "evaluate": ("dgseg.cli.evaluate", "scores by the official conventions, per domain, and where a model fails"),

@@ -6,13 +6,14 @@ flexseg    FLEX-Seg as published
 ablation   the rows of its Table 2, and fixed boundary weightings
 blindnet   BlindNet, its ablations and baselines
 realtime   domain adaptation in real time: the study's tables
+detect     Generalize or Detect: its stages, CG-Aug's ablation, baselines
 """
 
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dgseg.recipes import ablation, blindnet, flexseg, realtime, streets
+from dgseg.recipes import ablation, blindnet, detect, flexseg, realtime, streets
 from dgseg.training.recipe import Recipe
 from dgseg.training.yaml import differences, flatten, from_yaml, override, to_yaml
 
@@ -52,10 +53,13 @@ RECIPES: dict[str, Named] = {
         blindnet.with_flexseg,
         blindnet.on_streets,
         realtime.on_streets,
+        detect.stage1,
+        detect.stage2,
+        detect.streets_start,
     ),
     **{
         name: Named(make, says)
-        for room in (ablation, blindnet, realtime)
+        for room in (ablation, blindnet, realtime, detect)
         for name, (make, says) in room.recipes().items()
     },
 }

@@ -16,8 +16,11 @@ from dgseg.objectives import (
     CrossEntropyConfig,
     FeatureDistanceConfig,
     FocalDiceConfig,
+    MaximizedEntropyConfig,
     PrototypeContrastConfig,
+    RelativeContrastConfig,
     SemanticContrastConfig,
+    SmallLossConfig,
     WhiteningConfig,
 )
 
@@ -104,6 +107,9 @@ class ObjectiveConfig:
     whitening: WhiteningConfig | None = None
     focal_dice: FocalDiceConfig | None = None
     adversarial: AdversarialConfig | None = None
+    small_loss: SmallLossConfig | None = None
+    max_entropy: MaximizedEntropyConfig | None = None
+    uncertainty: RelativeContrastConfig | None = None
 
 
 @dataclass(frozen=True)

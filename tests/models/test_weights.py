@@ -32,7 +32,7 @@ def tiny(num_classes: int = 5, seed: int = 0) -> nn.Module:
 def few_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks what a file looks like builds all models: here only those that the tests need."""
     names = import_module("dgseg.models.build")
-    few = ("bisenet_mini", "daformer_mitb0", "segformer_b0", "segformer_b1")
+    few = ("bisenet_mini", "daformer_mitb0", "deeplabv3plus_mobilenetv2", "segformer_b0", "segformer_b1")
     monkeypatch.setattr(names, "MODELS", {name: names.MODELS[name] for name in few})
 
 

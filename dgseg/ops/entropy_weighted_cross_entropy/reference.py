@@ -9,7 +9,6 @@ from torch import Tensor
 
 from dgseg.ops import _checks
 
-
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch 2.14 renamed it
 
 
