@@ -16,7 +16,7 @@ PROOF = {"data.validation": [], "data.test": [], "train.save_every": 100}
 FLOAT64 = {"train.precision": "float64"}
 # AdamW divides rounding noise by itself where a gradient is zero, and large steps from random weights multiply it: in
 # float32 such runs tell nothing after a few steps, whoever makes them.
-FLOAT32 = {"optimizer": SGDConfig(lr=1e-4)}
+FLOAT32 = {"optimizer": SGDConfig(lr=1e-5)}
 ACCUMULATED = FLOAT64 | {"train.accumulate": 2, "train.clip": 1.0, "train.ema": 0.9}
 DDP, FSDP = {"strategy": "ddp"}, {"strategy": "fsdp"}
 EACH = RECORDED + "answer = [recorded(recipe, storage, str(n), **run) for n, (recipe, run) in enumerate(runs)]\n"
