@@ -113,7 +113,7 @@ def test_the_workers_of_a_job_stand_on_both_nodes(nodes: TwoNodes, tmp_path: Pat
         f"job submit -- python ray_jobs/train_flexseg.py --recipe {recipe} --storage {tmp_path} --name two --workers 2"
     )
     text = said(nodes.ray(line))
-    assert "two: bisenet_mini on cpu, 2 workers" in text
+    assert "two: bisenet_mini on cpu, 2 workers" in text, text
     assert f"weights: {tmp_path}/two/weights.safetensors" in text
     assert "succeeded" in text
 
