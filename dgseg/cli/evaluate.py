@@ -17,7 +17,8 @@ from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.ranks import local_ranks
 from dgseg.data.dataset import Dataset
 from dgseg.evaluation import SYNTHIA_16, Evaluation, evaluate, protocol_named
-from dgseg.evaluation.evaluate import EXTRAS, check, domains
+from dgseg.evaluation.counting import domains
+from dgseg.evaluation.evaluate import EXTRAS, check
 from dgseg.evaluation.loading import scored_dataset
 from dgseg.evaluation.pictures import Example
 from dgseg.evaluation.protocols import NAMES
@@ -38,7 +39,6 @@ EPILOG = """examples:
   torchrun --nproc-per-node 4 -m dgseg.cli evaluate --weights …"""
 # Data sets that mark what is out of distribution.
 _MARKED = ("road_anomaly", "smiyc_ra21", "smiyc_ro21", "acdc_poc", "muad")
-_PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,8 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--also",
         nargs="*",
         choices=EXTRAS,
-        help="what else to count: errors by distance to boundaries, calibration, out-of-distribution scores, each "
-        "image's pixels (default: all for a report; ood for data sets that mark it)",
+        help="what else to count: errors by distance to boundaries, calibration, out-of-distribution scores of pixels "
+        "and, in a second pass, of components, each image's pixels (default: boundary and calibration for a report; "
+        "ood and components for data sets that mark it)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything, in fractions")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="a row per domain, in fractions")
@@ -79,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-mlflow", action="store_true", help="keep no MLflow run, where MLflow is installed")
     parser.add_argument("--experiment", default="dgseg-evaluate", help="of MLflow (default: dgseg-evaluate)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: auto)")
-    parser.add_argument("--precision", choices=list(_PRECISIONS), default="float32", help="(default: float32)")
+    parser.add_argument(
+        "--precision", choices=list(model_arguments.PRECISIONS), default="float32", help="(default: float32)"
+    )
     parser.add_argument("--batch", type=int, default=4, help="images, or windows, at once (default: 4)")
     parser.add_argument("--workers", type=int, default=2, help="loading processes per process (default: 2)")
     parser.add_argument("--processes", type=int, default=1, help="that share the images on this machine (default: 1)")
@@ -122,7 +125,7 @@ def _scored(arguments: argparse.Namespace, world: World) -> tuple[SegmentationMo
             group=world.group,
             extras=extras,
             classes=SYNTHIA_16 if arguments.classes == "synthia16" else None,
-            autocast=_PRECISIONS[arguments.precision],
+            autocast=model_arguments.PRECISIONS[arguments.precision],
             progress=progress,
         )
     return model, datasets, found
@@ -132,7 +135,7 @@ def _extras(arguments: argparse.Namespace, datasets: Sequence[Dataset]) -> set[s
     extras = set(arguments.also or ())
     if arguments.also is None:
         if any(dataset.name in _MARKED or getattr(dataset, "unknown", False) for dataset in datasets):
-            extras.add("ood")
+            extras |= {"ood", "components"}
         if arguments.html:
             extras |= {"boundary", "calibration"}
     return extras | {"images"} if arguments.pictures else extras

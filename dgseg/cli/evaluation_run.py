@@ -25,6 +25,8 @@ def metrics(found: Evaluation) -> dict[str, float]:
         values |= {f"{name}/boundary_iou": result["boundary_iou"]["mean"]} if "boundary_iou" in result else {}
         for kind, scores in result.get("ood", {}).items():
             values |= {f"{name}/ood/{kind}/{metric}": scores[metric] for metric in ("auroc", "ap", "fpr95")}
+            for metric, value in scores.get("components", {}).items():
+                values[f"{name}/ood/{kind}/component_{metric}"] = value
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
@@ -34,16 +36,14 @@ def keep(found: Evaluation, facts: Mapping[str, Any], experiment: str, report: P
     for name, value in (("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")):
         os.environ.setdefault(name, value)
     store = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        import mlflow
         from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
         from mlflow.utils.time import get_current_time_millis
 
-        mlflow.set_tracking_uri(store)
-        client = MlflowClient()
+        client = MlflowClient(tracking_uri=store)
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)  # after MLflow has set its own
         at = client.get_experiment_by_name(experiment)
         where = at.experiment_id if at else client.create_experiment(experiment)
         run = client.create_run(where, run_name=f"{Path(facts['weights']).stem} {found.protocol.name}").info.run_id
@@ -58,5 +58,5 @@ def keep(found: Evaluation, facts: Mapping[str, Any], experiment: str, report: P
             client.log_artifact(run, str(report))
         client.set_terminated(run)
     except Exception as error:  # a store fails in many ways, and none of them concerns the scores
-        return f"no MLflow run: {store} does not take it ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+        return f"no MLflow run: {store} does not take it ({type(error).__name__}: {str(error).strip()[:120]} …)"
     return f"MLflow run {run} of {experiment} in {store}"

@@ -2,11 +2,16 @@
 
 import argparse
 import ast
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dgseg.models import build
 from dgseg.models.base import SegmentationModel
+
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def size(text: str) -> tuple[int, int]:
@@ -44,10 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def built(name: str, arguments: argparse.Namespace, weights: Path | None = None) -> SegmentationModel:
     """In eval mode; without weights its random values are the same every time."""
-    import torch
-
     torch.manual_seed(0)
-    model = build(name, arguments.num_classes, **dict(arguments.options))
+    options = dict(arguments.options)
+    try:
+        model = build(name, arguments.num_classes, **options)
+    except TypeError as error:
+        if not options:
+            raise
+        raise ValueError(f"{name} cannot be built with {options}: {error}") from error
     if weights is not None:
         from dgseg.models import load_weights
         from dgseg.models.lora import is_adapter, load_adapter
@@ -86,8 +95,24 @@ def from_weights(arguments: argparse.Namespace) -> SegmentationModel:
     if name is None:
         state, metadata = read(arguments.weights)
         name = metadata.get("architecture")
+        # What the command line says stands behind, and hence wins.
+        options = [*json.loads(metadata.get("options", "{}")).items(), *arguments.options]
+        arguments = argparse.Namespace(**vars(arguments) | {"options": options})
         if not name:
             looks = looks_like(bare(state)[0], metadata)
             hint = f"; it looks like {looks}" if looks else ""
             raise ValueError(f"{arguments.weights} does not say which model it is of{hint}: name it with --model")
     return built(name, arguments, arguments.weights)
+
+
+def torch_device(name: str) -> torch.device:
+    """auto: a GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {name!r}: cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("this torch sees no GPU; leave --device out")
+    return device

@@ -36,10 +36,8 @@ def local_ranks(processes: int, work: Callable[[Any, World], Any], arguments: An
     before = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
-        others = [
-            context.Process(target=_other, args=(rank, processes, threads, folder, work, arguments, device))
-            for rank in range(1, processes)
-        ]
+        common = (processes, threads, folder, work, arguments, device, multiprocessing.get_start_method())
+        others = [context.Process(target=_other, args=(rank, *common)) for rank in range(1, processes)]
         for process in others:
             process.start()
         try:
@@ -59,8 +57,18 @@ def local_ranks(processes: int, work: Callable[[Any, World], Any], arguments: An
 
 
 def _other(
-    rank: int, size: int, threads: int, folder: str, work: Callable[[Any, World], Any], arguments: Any, device: Device
+    rank: int,
+    size: int,
+    threads: int,
+    folder: str,
+    work: Callable[[Any, World], Any],
+    arguments: Any,
+    device: Device,
+    start_method: str,
 ) -> None:
+    # A spawned process would spawn its own: loading processes then take seconds to begin.
+    multiprocessing.set_start_method(start_method, force=True)
+    os.environ["LOCAL_RANK"] = str(rank)
     try:
         work(arguments, _meet(rank, size, threads, folder, device))
     except Exception:
@@ -71,7 +79,6 @@ def _other(
 
 
 def _meet(rank: int, size: int, threads: int, folder: str, device: Device) -> World:
-    os.environ["LOCAL_RANK"] = str(rank)
     if any(name == "lo" for _, name in socket.if_nameindex()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(threads)

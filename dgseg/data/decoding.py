@@ -26,6 +26,8 @@ def read_image(path: Path, *, oriented: bool = False) -> npt.NDArray[np.uint8]:
     """RGB [H, W, 3]. Alpha is dropped, grey becomes RGB, 16 bits lose the lower 8. `oriented`: as EXIF says."""
     with _complaints(path), Image.open(BytesIO(path.read_bytes())) as image:
         upright = ImageOps.exif_transpose(image) if oriented else image
+        if upright.mode == "F":
+            raise ValueError("holds floating-point values, which may mean any brightness; save it with 8 or 16 bits")
         if upright.mode.startswith("I"):
             grey = (np.asarray(upright).astype(np.uint32) >> 8).clip(max=255).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=-1)

@@ -2,7 +2,7 @@
 
 Every metric is a Tally: integer counts that images are added to one batch at a time, that processes add up to the last
 digit, and that scores are derived from at the end. Reading order: tally.py, maps.py, confusion.py, protocols.py,
-result.py, evaluate.py, then any other.
+result.py, counting.py, evaluate.py, then any other.
 """
 
 from dgseg.evaluation.bootstrap import Difference, paired_bootstrap
@@ -10,7 +10,8 @@ from dgseg.evaluation.boundary import BoundaryErrors, BoundaryIou
 from dgseg.evaluation.calibration import Calibration, CalibrationResult, entropy_map
 from dgseg.evaluation.components import ComponentResult, ComponentScores
 from dgseg.evaluation.confusion import SYNTHIA_16, Confusion, Scores
-from dgseg.evaluation.evaluate import Seeing, evaluate
+from dgseg.evaluation.counting import Seeing
+from dgseg.evaluation.evaluate import evaluate
 from dgseg.evaluation.maps import outside_map, predicted_labels
 from dgseg.evaluation.ood import OodResult, OodScores, ood_metrics
 from dgseg.evaluation.protocols import PROTOCOLS, Protocol, protocol_named

@@ -8,10 +8,12 @@ import numpy.typing as npt
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from dgseg.data.labels import CLASSES
+from dgseg.data.labels import CLASSES, COLOURS
+from dgseg.evaluation.bootstrap import Difference
 from dgseg.evaluation.boundary import BoundaryErrors
 from dgseg.evaluation.calibration import CalibrationResult
 from dgseg.evaluation.confusion import Confusion
+from dgseg.evaluation.embedding import Cloud
 from dgseg.evaluation.ood import Curves
 
 # Told apart by colour-blind eyes (Okabe and Ito), and by their markers in print.
@@ -123,6 +125,72 @@ def ood_curves(curves: Mapping[str, Curves]) -> Figure:
     for axes in (left, right):
         axes.legend()
         axes.grid(alpha=0.3)
+    return figure
+
+
+def boundary_comparison(domains: Mapping[str, Mapping[str, BoundaryErrors]]) -> Figure:
+    """A plot per domain, all of one height: the error rates of several models by distance to a boundary."""
+    columns = min(3, len(domains))
+    rows = -(-len(domains) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes, (domain, tallies) in zip(grid.flat, domains.items(), strict=False):
+        names = _same_bands(tallies)
+        for style, (model, tally) in zip(_styles(), tallies.items(), strict=False):
+            axes.plot(range(len(names)), 100 * tally.error(), label=model, **style)
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set(title=domain, ylim=(0, None))
+        axes.grid(alpha=0.3)
+    for axes in grid.flat[len(domains) :]:
+        axes.set_visible(False)
+    for row in grid:
+        row[0].set_ylabel("wrong pixels, %")
+    grid[0, 0].legend()
+    figure.supxlabel("distance to the nearest class boundary", fontsize="medium")
+    return figure
+
+
+def differences(found: Mapping[str, Difference], better: Mapping[str, str]) -> Figure:
+    """mIoU of B minus mIoU of A per domain, with its interval; in colour where A or B is `better`."""
+    figure = Figure(figsize=(6.4, 1.2 + 0.42 * len(found)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0, color="black", linewidth=1)
+    for place, (name, each) in enumerate(found.items()):
+        colour = {"A": _COLOURS[1], "B": _COLOURS[2]}.get(better[name], "grey")
+        axes.plot([100 * each.low, 100 * each.high], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
+        axes.plot(100 * each.difference, place, "o", color=colour, markersize=8)
+    axes.set_yticks(range(len(found)), found)
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_xlabel("mIoU of B minus mIoU of A, points")
+    axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def embedding(models: Mapping[str, Sequence[Cloud]]) -> Figure:
+    """A row per model, a column per cloud; classes in their own colours, domains in this page's."""
+    rows, columns = len(models), max(map(len, models.values()))
+    figure = Figure(figsize=(4.3 * columns, 4.2 * rows + 1.4), layout="constrained")
+    grid = figure.subplots(rows + 1, columns, squeeze=False, height_ratios=[4.2] * rows + [1.4])
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    for line, (row, (model, clouds)) in enumerate(zip(grid, models.items(), strict=False)):
+        for axes, cloud in zip(row, clouds, strict=False):
+            by_class = cloud.names == CLASSES
+            for place in np.unique(cloud.groups).tolist():
+                x, y = cloud.points[cloud.groups == place].T
+                colour = COLOURS[place] / 255 if by_class else _COLOURS[place % len(_COLOURS)]
+                size = 14 if len(cloud.points) > 300 else 36
+                axes.scatter(x, y, s=size, color=colour, lw=0.3, ec="white", label=cloud.names[place], alpha=0.9)
+            apart = "–" if np.isnan(cloud.silhouette) else f"{cloud.silhouette:.2f}"
+            axes.set(title="" if line else cloud.title, xlabel=f"silhouette {apart}")
+        row[0].set_ylabel(model, fontsize=13)
+        for axes in row[len(clouds) :]:
+            axes.set_visible(False)
+    for axes, above in zip(grid[-1], grid[0], strict=True):
+        axes.axis("off")
+        handles, names = above.get_legend_handles_labels()
+        if handles:
+            axes.legend(handles, names, loc="upper center", ncols=3, frameon=False, fontsize=8, markerscale=1.6)
     return figure
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from dgseg.data.dataset import Dataset
 from dgseg.evaluation.calibration import entropy_map
 from dgseg.evaluation.confusion import mean_iou
-from dgseg.evaluation.evaluate import scored_logits, scoring
+from dgseg.evaluation.counting import scored_logits
+from dgseg.evaluation.evaluate import scoring
 from dgseg.evaluation.loading import resized
 from dgseg.evaluation.maps import predicted_labels
 from dgseg.evaluation.pictures import Example
@@ -24,6 +25,9 @@ def spread(result: DomainResult, count: int) -> list[tuple[str, str]]:
     mious = mean_iou(result.per_image.parts)
     ids = result.per_image.scored_ids
     scored = [place for place in np.argsort(mious, kind="stable").tolist() if not np.isnan(mious[place])]
+    if not scored:  # a set that names no classes
+        places = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)).tolist()
+        return [(ids[place], "no class is labelled") for place in places]
     count = min(count, len(scored))
     ranks = np.linspace(0, len(scored) - 1, count).round().astype(int).tolist() if count > 1 else [0] * count
     return [(ids[scored[rank]], f"{_named(rank, len(scored))}, mIoU {100 * mious[scored[rank]]:.1f}") for rank in ranks]

@@ -4,7 +4,7 @@ A batch is a function of the data sets and the batch size alone, and ranks share
 one pass of the model for any number of ranks, which is what makes their scores equal to the last digit."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,7 +133,7 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def load(batches: Batches, mine: range, *, workers: int, pin: bool) -> Iterator[Loaded]:
+def load(batches: Batches, mine: range, *, workers: int, pin: bool) -> Generator[Loaded]:
     with new_workers() as processes:
         loaded = iter(
             DataLoader(

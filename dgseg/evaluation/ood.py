@@ -72,6 +72,11 @@ class OodScores(Tally):
         found[:, _PLUS_ZERO - 1] = 0
         self.counts["scores"] += found.to(self.device)
 
+    @property
+    def positives(self) -> int:
+        """Pixels that are out of distribution."""
+        return int(self.counts["scores"][1].sum())
+
     def curves(self) -> Curves:
         positives, negatives, values = self._used()
         tp, fp = positives.cumsum(), negatives.cumsum()

@@ -35,21 +35,26 @@ def page(found: Evaluation, facts: Mapping[str, Any], examples: Mapping[str, Seq
         ("Confusion", _confusion(found)),
         ("Calibration", _calibration(found)),
         ("Out of distribution", _ood(found)),
-        ("Pictures", _pictures(examples)),
+        ("Pictures", pictures(examples, "Chosen by rank in mIoU, the worst first.")),
         ("How this was scored", _method(found, facts)),
     ]
-    kept = [(title, body) for title, body in sections if body]
-    contents = "".join(f'<li><a href="#{_anchor(title)}">{title}</a></li>' for title, _ in kept)
-    bodies = "".join(f'<section id="{_anchor(title)}"><h2>{title}</h2>{body}</section>' for title, body in kept)
     named = [facts.get("model", ""), f"protocol {found.protocol.name}", f"{found.images:,} images"]
     named.append(f"{found.images_per_second:,.1f} images/s")
-    subtitle = " · ".join(escape(str(part)) for part in named if part)
+    subtitle = " · ".join(str(part) for part in named if part)
+    return document(f"{weights}: evaluation", weights, subtitle, sections, before=_warning(found))
+
+
+def document(title: str, heading: str, subtitle: str, sections: Sequence[Section], *, before: str = "") -> str:
+    """A whole page; sections without a body are left out."""
+    kept = [(name, body) for name, body in sections if body]
+    contents = "".join(f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name, _ in kept)
+    bodies = "".join(f'<section id="{_anchor(name)}"><h2>{name}</h2>{body}</section>' for name, body in kept)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(weights)}: evaluation</title><style>{STYLE}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
         f"<nav><p>Contents</p><ol>{contents}</ol></nav>"
-        f"<main><header><h1>{escape(weights)}</h1><p>{subtitle}</p></header>{_warning(found)}{bodies}</main>"
+        f"<main><header><h1>{escape(heading)}</h1><p>{escape(subtitle)}</p></header>{before}{bodies}</main>"
         f"<div id=zoom></div><script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -122,24 +127,25 @@ def _heat_cell(share: float) -> str:
 
 
 def _boundaries(found: Evaluation) -> str:
-    counted = {name: result.boundary for name, result in _parts(found) if result.boundary is not None}
+    parts = [(name, result) for name, result in _parts(found) if result.scores.pixels]
+    counted = {name: result.boundary for name, result in parts if result.boundary is not None}
     if not counted:
         return ""
     per_class = {
-        name: _figure(charts.class_boundary_errors(tally, class_names(tally.num_classes)), f"{name}: errors by class")
+        name: plot(charts.class_boundary_errors(tally, class_names(tally.num_classes)), f"{name}: errors by class")
         for name, tally in counted.items()
     }
     return (
         "<div class=pair>"
-        f"<div><h3>How often pixels are wrong</h3>{_figure(charts.boundary_errors(counted), 'error by distance')}</div>"
-        f"<div><h3>mIoU near boundaries</h3>{_figure(charts.trimap_curves(counted), 'mIoU within a distance')}</div>"
-        "</div>" + _table(_named(found, "Wrong pixels")) + "<h3>By class</h3>" + _tabs("boundary", per_class)
+        f"<div><h3>How often pixels are wrong</h3>{plot(charts.boundary_errors(counted), 'error by distance')}</div>"
+        f"<div><h3>mIoU near boundaries</h3>{plot(charts.trimap_curves(counted), 'mIoU within a distance')}</div>"
+        "</div>" + table_of(_named(found, "Wrong pixels")) + "<h3>By class</h3>" + tabs("boundary", per_class)
     )
 
 
 def _confusion(found: Evaluation) -> str:
     shown = {
-        name: _figure(
+        name: plot(
             charts.confusion_heat_map(result.confusion, class_names(result.confusion.num_classes)),
             f"{name}: what each class was taken for",
         )
@@ -147,21 +153,20 @@ def _confusion(found: Evaluation) -> str:
         if result.scores.pixels
     }
     note = "<p class=note>Rows are the truth: where the pixels of each class went, in percent.</p>"
-    return note + _tabs("confusion", shown) if shown else ""
+    return note + tabs("confusion", shown) if shown else ""
 
 
 def _calibration(found: Evaluation) -> str:
-    counted = {name: result.calibration.result() for name, result in _parts(found) if result.calibration is not None}
+    parts = [(name, result) for name, result in _parts(found) if result.scores.pixels]
+    counted = {name: result.calibration.result() for name, result in parts if result.calibration is not None}
     if not counted:
         return ""
-    table = _table(_named(found, "Calibration"))
+    table = table_of(_named(found, "Calibration"))
     note = (
         "<p class=note>ECE: mean over pixels of the gap between confidence and accuracy in their bin. Entropies are "
         "means in nats: a model that knows when it is wrong is less certain there.</p>"
     )
-    return (
-        f"<div class=pair>{_figure(charts.reliability_diagram(counted), 'reliability')}<div>{table}{note}</div></div>"
-    )
+    return f"<div class=pair>{plot(charts.reliability_diagram(counted), 'reliability')}<div>{table}{note}</div></div>"
 
 
 def _ood(found: Evaluation) -> str:
@@ -169,7 +174,7 @@ def _ood(found: Evaluation) -> str:
     if not counted:
         return ""
     curves = {
-        name: _figure(
+        name: plot(
             charts.ood_curves({kind: tally.curves() for kind, tally in ood.items()}),
             f"{name}: precision, recall and ROC",
         )
@@ -178,12 +183,14 @@ def _ood(found: Evaluation) -> str:
     note = (
         "<p class=note>Scores of every pixel: 1 minus the largest softmax, the softmax's entropy, the energy of the "
         "logits and, where the model gives one, its own uncertainty. Scores are rounded to fp16 before they are "
-        "sorted; the last column bounds what that can have changed.</p>"
+        "sorted; ± bounds what that can have changed. sIoU, PPV and F1 are of connected components, at the threshold "
+        "that is best for pixels.</p>"
     )
-    return _table(_named(found, "Out-of-distribution")) + note + _tabs("ood", curves)
+    return table_of(_named(found, "Out-of-distribution")) + note + tabs("ood", curves)
 
 
-def _pictures(examples: Mapping[str, Sequence[Example]]) -> str:
+def pictures(examples: Mapping[str, Sequence[Example]], rule: str) -> str:
+    """rule: how they were chosen."""
     if not any(examples.values()):
         return ""
     shown = {}
@@ -202,8 +209,8 @@ def _pictures(examples: Mapping[str, Sequence[Example]]) -> str:
         f'<span><i style="background:rgb{colour}"></i>{escape(name)}</span>' for name, colour in legend_entries(every)
     )
     return (
-        "<p class=note>Chosen by rank in mIoU, the worst first. A click enlarges a picture.</p>"
-        f"<div class=legend>{legend}</div>{_tabs('pictures', shown)}"
+        f"<p class=note>{escape(rule)} A click enlarges a picture.</p>"
+        f"<div class=legend>{legend}</div>{tabs('pictures', shown)}"
     )
 
 
@@ -230,7 +237,7 @@ def _named(found: Evaluation, beginning: str) -> Table:
     return next(table for table in tables(found) if table.title.startswith(beginning))
 
 
-def _table(table: Table) -> str:
+def table_of(table: Table) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     return (
@@ -239,7 +246,7 @@ def _table(table: Table) -> str:
     )
 
 
-def _tabs(group: str, bodies: Mapping[str, str]) -> str:
+def tabs(group: str, bodies: Mapping[str, str]) -> str:
     """One of several at a time, without a script: radio buttons."""
     if len(bodies) == 1:
         return next(iter(bodies.values()))
@@ -251,7 +258,7 @@ def _tabs(group: str, bodies: Mapping[str, str]) -> str:
     return f"<div class=tabs>{''.join(parts)}</div>"
 
 
-def _figure(figure: Figure, what: str) -> str:
+def plot(figure: Figure, what: str) -> str:
     text = io.BytesIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return f'<img class=plot alt="{escape(what)}" src="{_data("image/svg+xml", text.getvalue())}">'

@@ -57,7 +57,7 @@ i { display: inline-block; width: .85rem; height: .85rem; margin-right: .5rem; v
 .tabs > input:checked + label + .tab { display: block; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: 0 0 1rem; font-size: .86rem; }
 .caption { margin: 1rem 0 .35rem; font-size: .88rem; overflow-wrap: anywhere; }
-.views { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .5rem; }
+.views { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .5rem; }
 figure { margin: 0; }
 figure img { display: block; width: 100%; cursor: zoom-in; border-radius: .2rem; }
 figcaption { color: var(--muted); font-size: .8rem; text-align: center; }

@@ -93,9 +93,14 @@ def panel(examples: Sequence[Example], *, width: int = 320, classes: Sequence[st
     return sheet
 
 
+def class_legend(width: int = 640, classes: Sequence[str] = CLASSES) -> Image.Image:
+    """What the colours of an overlay mean."""
+    return _legend(width, _class_entries(classes))
+
+
 def legend_entries(examples: Sequence[Example], classes: Sequence[str] = CLASSES) -> list[tuple[str, Colour]]:
     """What the colours of these examples' views mean."""
-    entries = [(name, _plain(COLOURS[place])) for place, name in enumerate(classes)]
+    entries = _class_entries(classes)
     if any((example.truth == OUT_OF_DISTRIBUTION).any() for example in examples):
         entries.append(("unknown", _plain(coloured(np.array(OUT_OF_DISTRIBUTION, np.uint8)))))
     entries += [("void", BLACK), ("error", WRONG)]
@@ -104,12 +109,16 @@ def legend_entries(examples: Sequence[Example], classes: Sequence[str] = CLASSES
     return entries
 
 
+def _class_entries(classes: Sequence[str]) -> list[tuple[str, Colour]]:
+    return [(name, _plain(COLOURS[place])) for place, name in enumerate(classes)]
+
+
 def views(example: Example) -> dict[str, tuple[Bytes, bool]]:
     """title -> (picture, whether it may be smoothed): labels may not."""
     shown = {"image": (example.image, True), "truth": (coloured(example.truth), False)}
     single = len(example.predictions) == 1
+    shown |= {name: (coloured(prediction), False) for name, prediction in example.predictions.items()}
     for name, prediction in example.predictions.items():
-        shown[name] = (coloured(prediction), False)
         title = "error" if single else f"{name}: error"
         shown[title] = (error_map(example.image, example.truth, prediction), False)
     if example.entropy is not None:

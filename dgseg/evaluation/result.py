@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dgseg.data.labels import CLASSES
 from dgseg.evaluation.boundary import BoundaryErrors, BoundaryIou
 from dgseg.evaluation.calibration import Calibration
+from dgseg.evaluation.components import ComponentScores
 from dgseg.evaluation.confusion import Confusion, Scores
 from dgseg.evaluation.ood import METRICS, OodScores
 from dgseg.evaluation.protocols import Protocol, averages, whole_datasets
@@ -69,6 +70,7 @@ class DomainResult:
     boundary_iou: BoundaryIou | None = None
     calibration: Calibration | None = None
     ood: Mapping[str, OodScores] = field(default_factory=dict)  # by kind of score; void without such pixels
+    components: Mapping[str, ComponentScores] = field(default_factory=dict)
     per_image: ImageCounts | None = None
 
     @cached_property
@@ -85,12 +87,13 @@ class DomainResult:
         return int(self.seen.counts["images"][1])
 
     def tallies(self) -> list[Tally]:
-        optional = (self.boundary, self.boundary_iou, self.calibration, *self.ood.values(), self.per_image)
+        unknown = (*self.ood.values(), *self.components.values())
+        optional = (self.boundary, self.boundary_iou, self.calibration, *unknown, self.per_image)
         return [self.confusion, self.seen, *(tally for tally in optional if tally is not None)]
 
     def merge(self, other: Self) -> Self:
         """These counts with another domain's added: a data set of its conditions."""
-        if self.ood.keys() != other.ood.keys():
+        if self.ood.keys() != other.ood.keys() or self.components.keys() != other.components.keys():
             raise ValueError(f"cannot add up out-of-distribution scores {sorted(self.ood)} and {sorted(other.ood)}")
         for name in ("confusion", "seen", "boundary", "boundary_iou", "calibration"):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -100,6 +103,8 @@ class DomainResult:
                 mine.merge(theirs)
         for name, tally in self.ood.items():
             tally.merge(other.ood[name])
+        for name, components in self.components.items():
+            components.merge(other.components[name])
         images = self.per_image.merge(other.per_image) if self.per_image and other.per_image else None
         return replace(self, per_image=images)
 
@@ -144,7 +149,7 @@ class DomainResult:
                 "entropy_wrong": _number(result.entropy_wrong),
             }
         if self.ood:
-            found["ood"] = {name: _ood(tally) for name, tally in self.ood.items()}
+            found["ood"] = {name: _ood(tally, self.components.get(name)) for name, tally in self.ood.items()}
         if per_image and self.per_image is not None:
             found["per_image"] = {
                 "ids": self.per_image.scored_ids,
@@ -206,15 +211,20 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     return CLASSES if num_classes == len(CLASSES) else tuple(f"class {c}" for c in range(num_classes))
 
 
-def _ood(tally: OodScores) -> dict[str, Any]:
+def _ood(tally: OodScores, components: ComponentScores | None) -> dict[str, Any]:
     result = tally.result()
-    return {
+    found: dict[str, Any] = {
         **{name: _number(getattr(result, name)) for name in METRICS},
         "interval": {name: _numbers(np.array(bounds)) for name, bounds in result.interval.items()},
         "best_f1": _number(result.best_f1),
+        "best_threshold": _number(result.best_threshold),
         "positives": result.positives,
         "negatives": result.negatives,
     }
+    if components is not None:
+        one = components.result()
+        found["components"] = {"siou": _number(one.siou), "ppv": _number(one.ppv), "f1": _number(one.f1)}
+    return found
 
 
 def _number(value: float) -> float | None:

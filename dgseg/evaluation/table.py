@@ -69,7 +69,7 @@ def _boundary(found: Evaluation) -> Table:
     rows: list[tuple[str, ...]] = []
     head: tuple[str, ...] = ("domain",)
     for name, result in found.domains.items():
-        if result.boundary is not None and result.boundary_iou is not None:
+        if result.boundary is not None and result.boundary_iou is not None and result.scores.pixels:
             head = ("domain", *result.boundary.names, "boundary IoU")
             errors = [percent(float(error), 1) for error in result.boundary.error()]
             rows.append((name, *errors, percent(result.boundary_iou.mean_iou(), 1)))
@@ -79,9 +79,10 @@ def _boundary(found: Evaluation) -> Table:
 def _calibration(found: Evaluation) -> Table:
     rows = []
     for name, result in found.domains.items():
-        if result.calibration is not None:
+        if result.calibration is not None and result.scores.pixels:
             one = result.calibration.result()
-            entropies = [f"{value:.3f}" for value in (one.entropy_right, one.entropy_wrong)]
+            nats = (one.entropy_right, one.entropy_wrong)
+            entropies = ["–" if math.isnan(value) else f"{value:.3f}" for value in nats]
             rows.append((name, percent(one.ece), percent(one.largest_gap, 1), *entropies))
     head = ("domain", "ECE, %", "largest gap, %", "entropy if right", "if wrong")
     return Table("Calibration, entropy in nats", head, tuple(rows))
@@ -89,15 +90,20 @@ def _calibration(found: Evaluation) -> Table:
 
 def _ood(found: Evaluation) -> Table:
     rows = []
+    components = any(result.components for result in found.domains.values())
     for name, result in found.domains.items():
         for kind, tally in result.ood.items():
             one = tally.result()
             values = [percent(value) for value in (one.auroc, one.ap, one.fpr95)]
             # How far rounding scores to fp16 can have moved a result, at most.
             slack = max(high - low for low, high in one.interval.values())
-            rows.append((f"{name}: {kind}", *values, "0" if slack == 0 else f"{100 * slack:.2g}"))
-    head = ("domain: score", "AUROC", "AP", "FPR@95", "fp16 rounding, at most")
-    return Table("Out-of-distribution pixels, %", head, tuple(rows))
+            values.append("0" if slack == 0 else f"{100 * slack:.2g}")
+            if components:
+                parts = result.components[kind].result() if kind in result.components else None
+                values += [percent(v) for v in (parts.siou, parts.ppv, parts.f1)] if parts else ["–"] * 3
+            rows.append((f"{name}: {kind}", *values))
+    head = ("domain: score", "AUROC", "AP", "FPR@95", "± by fp16", *(("sIoU", "PPV", "F1") if components else ()))
+    return Table("Out-of-distribution pixels and components, %", head, tuple(rows))
 
 
 def plain(table: Table) -> str:

@@ -1,6 +1,8 @@
 """What all models share: the input's convention, size checks, and what `build` needs to know."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,6 +25,7 @@ class SegmentationModel(nn.Module, ABC):
     multiple: int = 1  # sides that the network handles exactly; inference pads to it and crops back
     minimum: int = 32  # the smallest side
     architecture: str = ""  # the name that `build` knows the model by; saved with its weights
+    options: Mapping[str, Any] = MappingProxyType({})  # that it was built with; saved, too
     align_corners: bool = False  # of the upsampling of logits in inference; training's losses do it without
 
     def __init__(self, num_classes: int) -> None:
@@ -52,16 +55,17 @@ class SegmentationModel(nn.Module, ABC):
         std = torch.tensor(self.std, device=images.device).mul_(255).view(1, 3, 1, 1)
         return (images.float() - mean) / std
 
-    def check(self, images: Tensor) -> None:
+    def check(self, images: Tensor, *, minimum: int | None = None) -> None:
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be [N, 3, H, W]; they are {list(images.shape)}")
         if images.shape[0] == 0:
             raise ValueError("the batch of images is empty")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"images must be uint8 RGB, or floating and normalised; they are {images.dtype}")
-        if min(images.shape[-2:]) < self.minimum:
+        minimum = self.minimum if minimum is None else minimum
+        if min(images.shape[-2:]) < minimum:
             raise ValueError(
-                f"{type(self).__name__} needs sides of at least {self.minimum} pixels; the images are "
+                f"{type(self).__name__} needs sides of at least {minimum} pixels; the images are "
                 f"{images.shape[-2]}x{images.shape[-1]}"
             )
 
@@ -71,6 +75,10 @@ class SegmentationModel(nn.Module, ABC):
         if images.dtype == torch.uint8:
             images = self.normalise(images)
         return self.predict(images.to(next(self.parameters()).dtype), seed=seed, step=step)
+
+    def derived(self) -> dict[str, str]:
+        """Parameters that begin as copies, own name -> whose: what a weights file without them means."""
+        return {}
 
     def published_surplus(self, height: int, width: int) -> tuple[int, int]:
         """Parameters and multiply-accumulates that the published counts hold and this model does without: what a

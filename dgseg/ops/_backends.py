@@ -71,9 +71,16 @@ def serve(operator: str, device: str, backend: str, missing: str | None) -> None
         _missing.setdefault(operator, {})[device] = missing
 
 
+def why_reference(operator: str, device: str) -> str:
+    """Why the reference serves an operator on a device type."""
+    if reference_forced():
+        return "DGSEG_BACKEND=reference asks for it"
+    return _missing.get(operator, {}).get(device, f"there is no implementation for {device}")
+
+
 @functools.cache
 def _announce(operator: str, device: str) -> None:
-    reason = _missing.get(operator, {}).get(device, f"there is no implementation for {device}")
+    reason = why_reference(operator, device)
     warnings.warn(f"dgseg.ops.{operator} uses its plain torch reference on {device}: {reason}", stacklevel=5)
 
 

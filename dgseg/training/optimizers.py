@@ -79,7 +79,8 @@ def build(learner: Learner, config: AdamWConfig | SGDConfig) -> Optimizers:
     if isinstance(config, AdamWConfig):
         main = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
     else:
-        main = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        # No fused kernel: FSDP2 cannot shard it.
+        main = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
     found = Optimizers(main)
     for group in learner.objectives.parameter_groups():
         if group.own is not None:

@@ -10,8 +10,9 @@ from PIL.Image import Image
 
 from dgseg.data import Dataset, from_spec
 from dgseg.data.labels import CLASSES
-from dgseg.evaluation import PROTOCOLS, Evaluation, evaluate
+from dgseg.evaluation import Evaluation, evaluate
 from dgseg.evaluation.pictures import Example, panel
+from dgseg.evaluation.protocols import protocol_named
 from dgseg.models.base import SegmentationModel
 from dgseg.models.inference import predict_logits
 from dgseg.training.listener import ScoreReport
@@ -23,10 +24,8 @@ from dgseg.training.world import World
 class Scoring:
     def __init__(self, recipe: Recipe, world: World) -> None:
         data = recipe.data
-        if data.protocol not in PROTOCOLS:
-            raise ValueError(f"data.protocol is {data.protocol!r}; there are {', '.join(PROTOCOLS)}")
         self.recipe, self.world = recipe, world
-        self.protocol = PROTOCOLS[data.protocol]
+        self.protocol = protocol_named(data.protocol, recipe.model.name)
         self.datasets = {
             "validation": [from_spec(spec) for spec in data.validation],
             "test": [from_spec(spec) for spec in data.test],

@@ -21,8 +21,19 @@ from torch import Tensor, nn
 from dgseg.data import Dataset, Sample, from_spec, open_dataset
 from dgseg.data.dataset import CorruptFile
 from dgseg.data.labels import CITYSCAPES_IDS
-from dgseg.evaluation import PROTOCOLS, SYNTHIA_16, Confusion, Evaluation, Protocol, evaluate, protocol_named
-from dgseg.evaluation.evaluate import EXTRAS, OOD_KINDS
+from dgseg.evaluation import (
+    PROTOCOLS,
+    SYNTHIA_16,
+    ComponentScores,
+    Confusion,
+    Evaluation,
+    Protocol,
+    evaluate,
+    outside_map,
+    protocol_named,
+)
+from dgseg.evaluation.counting import OOD_KINDS
+from dgseg.evaluation.evaluate import EXTRAS
 from dgseg.evaluation.loading import resized, scored_dataset
 from dgseg.models import build, predict_logits
 from dgseg.models.base import SegmentationModel
@@ -103,8 +114,9 @@ def test_any_number_of_ranks_finds_the_same(tmp_path, world_size):
     """Batch norms, convolutions, sizes that differ, damaged files: to the last digit."""
     torch.multiprocessing.start_processes(_rank, (world_size, str(tmp_path)), nprocs=world_size, start_method="fork")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(3)  # the others have one each
     alone = without_speed(found_by(None).as_dict())
+    assert torch.get_num_threads() == 3
     torch.set_num_threads(threads)
     assert alone["images"] == 9
     assert len(alone["corrupt"]) == 2
@@ -297,7 +309,7 @@ def test_memory_does_not_grow_with_the_data():
         gc.collect()
         assert data.alive == 0
         most.append(data.most)
-    assert most[0] == most[1] <= 4
+    assert max(most) <= 2 * (torch.get_num_threads() + 2)  # of a batch of 2, in every thread and on the way
 
 
 def test_the_model_is_left_as_it_was():
@@ -352,6 +364,22 @@ def test_out_of_distribution_scores_equal_scikit_learn(protocol):
             assert low - 1e-5 <= expected <= high + 1e-5, (kind, name)
 
 
+def test_components_are_counted_at_the_threshold_that_is_best_for_pixels():
+    model, data = Colours().eval(), from_spec("streets=fog,size=256x512,length=2,unknown=true")
+    result = evaluate(model, [data], NATIVE, extras=["ood", "components"]).domains["fog"]
+    assert set(result.components) == {"max_softmax", "entropy", "energy"}
+    expected = ComponentScores()
+    for index in range(len(data)):
+        sample = data[index]
+        energy = -predict_logits(model, sample.image[None]).logsumexp(1)
+        expected.update(energy >= result.ood["energy"].result().best_threshold - 1e-3, outside_map(sample.label[None]))
+    theirs, ours = expected.result(), result.components["energy"].result()
+    assert ours.true_components == theirs.true_components > 0
+    assert ours.siou == pytest.approx(theirs.siou, abs=0.01)
+    assert ours.ppv == pytest.approx(theirs.ppv, abs=0.01)
+    assert result.as_dict()["ood"]["energy"]["components"]["f1"] == ours.f1
+
+
 def scikit_learn(truth: np.ndarray, values: Tensor) -> dict[str, float]:
     fpr, tpr, _ = sklearn.metrics.roc_curve(truth, values.numpy(), drop_intermediate=False)
     return {
@@ -396,6 +424,8 @@ def test_what_is_refused():
         ("no data set", lambda: evaluate(model, [], NATIVE)),
         ("extras may be .*; got colours", lambda: evaluate(model, [data], NATIVE, extras=["colours"])),
         ("two data sets go by the name of pixels", lambda: evaluate(model, [data, data], NATIVE)),
+        ("by the name of a:", lambda: evaluate(model, [Pixels([(8, 8)], domain=d) for d in ("a/b", "a")], NATIVE)),
+        ("ask for both", lambda: evaluate(model, [data], NATIVE, extras=["components"])),
         ("says nothing about 'pixels'", lambda: evaluate(model, [data], PROTOCOLS["paper-hrda"])),
         ("batch_size must be at least 1", lambda: evaluate(model, [data], NATIVE, batch_size=0)),
         ("has no samples", lambda: evaluate(model, [Pixels([])], NATIVE)),

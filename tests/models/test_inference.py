@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dgseg.models import Prediction
 from dgseg.models.base import SegmentationModel
-from dgseg.models.inference import predict_logits
+from dgseg.models.inference import predict_logits, predict_strips
 from dgseg.models.windows import window_starts
 from tests.models.harness import CLASSES, tiny
 
@@ -72,6 +72,49 @@ def test_equals_the_published_protocol(size, window, data, multiple: int, batch:
     got = predict_logits(model, images, window=window, stride=stride, windows_per_batch=batch, size=labels)
     with torch.no_grad():
         torch.testing.assert_close(got, published(model, images, window, stride, labels), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(sides, sides),
+    window=st.one_of(st.none(), st.tuples(sides, sides)),
+    data=st.data(),
+    batch=st.sampled_from([1, 3]),
+)
+def test_strips_are_the_whole_cut_into_rows(size, window, data, batch: int) -> None:
+    stride = window and tuple(data.draw(st.integers(1, min(pair))) for pair in zip(window, size, strict=True))
+    model = Local(4).eval()
+    image = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    whole = predict_logits(model, image, window=window, stride=stride)[0]
+    below = 0
+    for rows, logits in predict_strips(model, image, window=window, stride=stride, windows_per_batch=batch):
+        assert rows.start == below
+        assert not logits.requires_grad
+        torch.testing.assert_close(logits, whole[:, rows], rtol=1e-5, atol=1e-6)
+        below = rows.stop
+    assert below == size[0]
+
+
+def test_strips_hold_no_more_than_a_window_s_height() -> None:
+    model, image = Local().eval(), torch.randn(1, 3, 400, 24)
+    heights = [logits.shape[1] for _, logits in predict_strips(model, image, window=16)]
+    assert sum(heights) == 400
+    assert max(heights) == 16
+    with pytest.raises(ValueError, match="one image; these are 2"):
+        next(predict_strips(model, image.repeat(2, 1, 1, 1)))
+
+
+@pytest.mark.parametrize("name", ["bisenet_mini", "hrda_mitb0", "deeplabv3plus_r50"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (40, 7)])
+def test_images_that_are_too_small_are_padded_with_the_mean_colour(name: str, size: tuple[int, int]) -> None:
+    model = tiny(name).eval()
+    pixels = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    needed = [max(side, model.minimum) for side in size]
+    padded = torch.zeros(1, 3, *(side + -side % model.multiple for side in needed))
+    padded[..., : size[0], : size[1]] = model.normalise(pixels)
+    with torch.no_grad():
+        want = F.interpolate(model(padded).logits, size=padded.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(predict_logits(model, pixels), want[..., : size[0], : size[1]])
 
 
 def test_whole_is_one_window_and_half_a_window_is_the_default_stride() -> None:

@@ -1,0 +1,88 @@
+"""Where things are: the tracking server, a run's spool, and what a run is known by after a restart."""
+
+import getpass
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from dgseg.tracking.spool import read_json
+
+# MLflow's own are minutes long; a request that fails here is made again, in order, for as long as the run lives.
+HTTP = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+}
+
+_REMOTE_NAME = "mlflow.json"
+
+
+def absolute(uri: str) -> str:
+    """A tracking URI that means the same from every folder."""
+    scheme, found, path = uri.partition(":///")
+    if found and scheme.startswith("sqlite") and not path.startswith("/"):
+        return f"{scheme}:///{Path.cwd() / path}"
+    if ":" not in uri or uri.startswith("file:"):
+        raise ValueError(f"MLflow keeps runs in a database, no longer in a folder like {uri}: sqlite:///mlflow.db")
+    return uri
+
+
+def artifacts_of(uri: str) -> str | None:
+    """Beside a local database; None: a server knows its own place for artifacts."""
+    if not uri.startswith("sqlite"):
+        return None
+    return (Path(uri.partition(":///")[2]).parent / "mlartifacts").as_uri()
+
+
+def without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    if not parts.password:
+        return uri
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+
+
+def spool_folder(run_folder: str) -> Path:
+    """In the run's folder; for one that is no local path, in this machine's temporary folder."""
+    if "://" not in run_folder:
+        return Path(run_folder).absolute() / "mlflow"
+    digest = hashlib.sha256(run_folder.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"dgseg-{getpass.getuser()}" / f"mlflow-{digest}"
+
+
+def identity_in(run_folder: str, name: str) -> dict[str, Any]:
+    """What an earlier process of the run left, {} for a new run. Of a run in a bucket only its key, so that another
+    machine goes on with it."""
+    local = read_json(spool_folder(run_folder) / name)
+    if "://" not in run_folder:
+        return local
+    from pyarrow import fs
+
+    system, path = fs.FileSystem.from_uri(run_folder)
+    target = f"{path.rstrip('/')}/{_REMOTE_NAME}"
+    if system.get_file_info(target).type is not fs.FileType.File:
+        return {}
+    with system.open_input_stream(target) as file:
+        kept: dict[str, Any] = json.loads(file.read())
+    return local if local.get("key") == kept["key"] else kept
+
+
+def keep_identity(run_folder: str, identity: dict[str, Any]) -> None:
+    if "://" not in run_folder:
+        return
+    from pyarrow import fs
+
+    system, path = fs.FileSystem.from_uri(run_folder)
+    system.create_dir(path, recursive=True)
+    with system.open_output_stream(f"{path.rstrip('/')}/{_REMOTE_NAME}") as file:
+        file.write(json.dumps({name: identity[name] for name in ("key", "started")}).encode())
+
+
+def use_short_timeouts() -> None:
+    for name, value in HTTP.items():
+        os.environ.setdefault(name, value)
