@@ -135,7 +135,7 @@ given = command(Path({storage!r}), workers=2)
 with plainly("run"), cluster(given.launch):
     from dgseg.launch.ray import run_on_ray
     result = run_on_ray(given, listeners=disturbed(Path({marks!r}), pause=0.5), screen=[Progress()])
-    sys.exit(status(given, result))
+    sys.exit(status(given, result, None))
 """
 
 
