@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 
 def tracking(launch: LaunchConfig) -> "MlflowConfig | None":
     """Resolved where the user stands: a worker's folder is another one."""
-    installed = importlib.util.find_spec("mlflow") is not None
-    if launch.mlflow is False:
+    if not launch.mlflow:
         return None
-    if not installed:
-        if launch.mlflow:
-            raise ValueError("MLflow is not installed: pip install 'dgseg[train]', or leave --mlflow out")
+    if importlib.util.find_spec("mlflow") is None:
         print("MLflow is not installed: the record is metrics.jsonl in the run's folder alone")
         return None
     from dgseg.tracking.listener import MlflowConfig
