@@ -16,9 +16,8 @@ import pytest
 
 from dgseg.launch.cluster import PRIVATE
 from dgseg.launch.local import run_here
-from dgseg.launch.main import kept
 from dgseg.recipes import to_yaml
-from tests.launch.support import command
+from tests.launch.support import command, journalled
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -113,7 +112,7 @@ def test_the_workers_of_a_job_stand_on_both_nodes(nodes: TwoNodes, tmp_path: Pat
         f"job submit -- python ray_jobs/train_flexseg.py --recipe {recipe} --storage {tmp_path} --name two --workers 2"
     )
     text = said(nodes.ray(line))
-    assert "two: bisenet_mini on cpu, 2 workers" in text
+    assert "two: bisenet_mini on cpu, 2 workers" in text, text
     assert f"weights: {tmp_path}/two/weights.safetensors" in text
     assert "succeeded" in text
 
@@ -147,7 +146,7 @@ given = command(Path({storage!r}), {changes!r}, workers=2, min_workers=1)
 with plainly("elastic"), cluster(given.launch):
     from dgseg.launch.ray import run_on_ray
     listeners = KeptAnd(disturbed(Path({marks!r}), pause=0.4))
-    sys.exit(status(given, run_on_ray(given, listeners=listeners, screen=[Progress()])))
+    sys.exit(status(given, run_on_ray(given, listeners=listeners, screen=[Progress()]), None))
 """
 
 
@@ -177,7 +176,7 @@ def test_an_elastic_run_goes_on_with_one_worker_and_then_with_two_again(nodes: T
     losses = [each["losses"]["loss"] for each in journal if each["kind"] == "step"]
     assert [each["step"] for each in journal if each["kind"] == "step"] == list(range(1, len(losses) + 1))
     alone = command(tmp_path / "alone", changes)
-    run_here(replace(alone, run=replace(alone.run, stop_after=len(losses))), listeners=kept)
+    run_here(replace(alone, run=replace(alone.run, stop_after=len(losses))), listeners=journalled)
     journal = [json.loads(line) for line in (tmp_path / "alone" / "run" / "metrics.jsonl").read_text().splitlines()]
     assert losses == pytest.approx([each["losses"]["loss"] for each in journal if each["kind"] == "step"], rel=0.02)
 
