@@ -304,7 +304,7 @@ def _alone(world: World, folder: Storage) -> Iterator[Lock]:
     if world.first:
         try:
             folder.check_writable()
-            holding = folder.lock()
+            holding = folder.lock(wait=5)  # a worker that is being replaced may still be dying
         except ValueError as error:
             _agree(world, str(error))
             raise

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dgseg.recipes import named, override
+from dgseg.recipes import flatten, named, override
 from dgseg.training.recipe import Recipe
 
 PATIENCE = 60.0  # seconds that the others have once one process has failed
@@ -36,11 +36,13 @@ TINY = {
 
 
 def tiny(changes: Mapping[str, Any] | None = None, name: str = "flexseg-streets") -> Recipe:
-    recipe = named(name)
-    wanted = TINY | dict(changes or {})
-    if recipe.objective.gap is None:
-        wanted = {key: value for key, value in wanted.items() if not key.startswith("objective.gap.")}
-    return override(recipe, wanted)
+    """Another recipe's: without what that one does without."""
+    recipe, changes = named(name), dict(changes or {})
+    known = flatten(recipe).keys()
+    common = {key: value for key, value in TINY.items() if key in known or key.startswith("data.")}
+    if not hasattr(recipe.data.augment, "wanted_pixels"):
+        del common["data.augment.wanted_pixels"]
+    return override(recipe, common | changes)
 
 
 def in_processes(count: int, body: str, *, timeout: float = 300.0, **given: Any) -> list[Any]:

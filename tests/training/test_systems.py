@@ -1,0 +1,75 @@
+"""The other systems on the same loop: two workers train what one does, and a stopped run goes on to the same bits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dgseg.training import RunConfig, train
+from dgseg.training.recipe import SGDConfig
+from tests.training.harness import RECORDED, in_processes, tiny
+from tests.training.test_strategies import furthest, samples
+
+LEAN = {"data.validation": [], "data.test": [], "schedule.steps": 6, "schedule.warmup": 2}
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "blindnet-streets": {"objective.contrast.dim": 16, "objective.contrast.samples": 2},
+    "realtime-streets": {
+        "data.target.source": "streets=fog@train,use=adaptation,size=64x96,length=20",
+        "data.target.batch_size": 4,
+        "data.target.augment.crop": [48, 64],
+        "objective.adversarial.width": 4,
+    },
+    "detect-streets-stage2": {
+        "data.sources": ["streets_pairs=game@train,size=64x96,length=40"],
+        "data.augment.crop": [64, 96],
+    },
+    "ablation-detect-semantic-stage1": {
+        "data.sources": ["streets_pairs=game@train,size=64x96,length=40,shift=semantic"],
+        "data.augment.crop": [64, 96],
+    },
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_two_workers_train_what_one_does(tmp_path: Path, name: str) -> None:
+    # A rate at which rounding stays rounding: batch norms over four small images multiply it.
+    gentle = {"train.precision": "float64", "optimizer": SGDConfig(lr=1e-4)}
+    recipe = tiny(LEAN | SYSTEMS[name] | gentle, name)
+    body = RECORDED + "answer = recorded(recipe, storage)\n"
+    (alone,) = in_processes(1, body, recipe=recipe, storage=str(tmp_path / "one"))
+    ranks = in_processes(2, body, recipe=recipe, storage=str(tmp_path / "two"))
+    assert samples(ranks) == alone.ids
+    assert alone.weights
+    assert ranks[0].weights
+    assert furthest(ranks[0].weights, alone.weights) < 1e-9
+    for one, two in zip(alone.losses, ranks[0].losses, strict=True):
+        assert one == pytest.approx(two, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, name: str) -> None:
+    """Several optimisers, banks, heads and discriminators included."""
+    recipe = tiny(LEAN | SYSTEMS[name], name)
+
+    def run(storage: str, stop: int | None) -> dict[str, torch.Tensor]:
+        result = train(recipe, RunConfig(storage=str(tmp_path / storage), device="cpu", stop_after=stop))
+        return load_file(result.weights) if result.weights else {}
+
+    whole = run("whole", None)
+    assert run("parts", 3) == {}
+    parts = run("parts", None)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_the_discriminator_learns_and_is_saved(tmp_path: Path) -> None:
+    name = "realtime-streets"
+    train(tiny(LEAN | SYSTEMS[name], name), RunConfig(storage=str(tmp_path), device="cpu", stop_after=3))
+    (place,) = (tmp_path / name / "checkpoints").glob("step-*")
+    state = torch.load(place / "state.pt", weights_only=True)
+    assert set(state["optimizers"]) == {"main", "adversarial.discriminator"}
+    moments = state["optimizers"]["adversarial.discriminator"]["state"]
+    assert moments
+    assert all(float(each["exp_avg"].abs().max()) > 0 for each in moments.values())
