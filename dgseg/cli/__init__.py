@@ -12,6 +12,7 @@ from dgseg import __version__
 # command_line(argv) -> exit status.
 VERBS = {
     "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
+    "compare": ("dgseg.cli.compare", "runs side by side: means over seeds, differences from a baseline"),
     "compare-models": ("dgseg.cli.compare_models", "is B better than A, or is it noise, and where do they differ"),
     "data": ("dgseg.cli.data", "look at data sets, check, choose, pack and compare them"),
     "doctor": ("dgseg.cli.doctor", "what this machine has, what is missing or slow, and how to mend it"),
@@ -21,6 +22,7 @@ VERBS = {
     "generate": ("dgseg.cli.generate", "augment a labelled data set: unknown objects, other weather, in pairs"),
     "predict": ("dgseg.cli.predict", "label maps and overlays of images, folders and frames"),
     "profile": ("dgseg.cli.profile", "what models cost: parameters, FLOPs, latency, memory"),
+    "study": ("dgseg.cli.study", "the ablation, and other grids of runs that answer a question"),
     "tracking": ("dgseg.cli.tracking", "runs' records in MLflow"),
     "train": ("dgseg.cli.train", "train a recipe on this machine; --help lists the recipes and all their fields"),
 }

@@ -4,9 +4,7 @@ import getpass
 import os
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -15,21 +13,12 @@ from dgseg.machine import machine
 from dgseg.recipes import to_yaml
 from dgseg.training.listener import RunStart
 from dgseg.training.recipe import Recipe
+from dgseg.training.yaml import dotted
 
 
 def parameters(recipe: Recipe) -> dict[str, str]:
     """The recipe's YAML by dotted name, "schedule.steps": "500"; with the class where there is a choice."""
-    return dict(_flat("", yaml.safe_load(to_yaml(recipe))))
-
-
-def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(f"{name}.{key}" if name else str(key), inner)
-    elif isinstance(value, list):
-        yield name, ", ".join(str(each) for each in value) or "none"
-    else:
-        yield name, "none" if value is None or value == {} else str(value)
+    return dotted(yaml.safe_load(to_yaml(recipe)))
 
 
 def tags(start: RunStart) -> dict[str, str]:

@@ -45,6 +45,20 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
+def dotted(values: Mapping[str, Any], name: str = "") -> dict[str, str]:
+    """A recipe's YAML as text by dotted name, "schedule.steps": "500"; with the class where there is a choice."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        inner = f"{name}.{key}" if name else str(key)
+        if isinstance(value, dict) and value:
+            found |= dotted(value, inner)
+        elif isinstance(value, list):
+            found[inner] = ", ".join(str(each) for each in value) or "none"
+        else:
+            found[inner] = "none" if value is None or value == {} else str(value)
+    return found
+
+
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
     before, after = flatten(old), flatten(new)
     names = [*before, *(name for name in after if name not in before)]

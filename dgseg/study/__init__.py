@@ -1,0 +1,9 @@
+"""Runs side by side, and grids of runs that answer a question. Knows no network and no data set.
+
+records, mlflow_runs        finished runs, from their folders and from MLflow: the place to begin reading
+statistics                  what several seeds say about a difference, and what they do not
+comparison                  runs grouped, means and differences
+tables, charts, page        the same to read: text, CSV, LaTeX, plots, HTML
+grids                       the studies: which recipes
+execute, report             a study's runs, and what came out
+"""

@@ -1,0 +1,118 @@
+"""Plots of compared runs. Each returns a matplotlib Figure."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from dgseg.study.comparison import Comparison
+from dgseg.study.records import VALIDATION, Record
+from dgseg.study.statistics import summary
+
+COLOURS = matplotlib.color_sequences["tab10"]
+Lines = Mapping[str, Sequence[tuple[float, str]]]  # of a line: its places on the axis, and the group that stands there
+
+
+def bars(found: Comparison, columns: Sequence[str] = ()) -> Figure:
+    """Means, standard deviations, and a dot for every seed."""
+    columns = columns or found.columns
+    width = 0.8 / len(found.groups)
+    figure = Figure(figsize=(min(15.0, 3 + 0.2 * len(columns) * (1 + len(found.groups))), 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (label, colour) in enumerate(zip(found.groups, cycle(COLOURS), strict=False)):
+        shown = [(c, values) for c, column in enumerate(columns) if (values := found.values(label, column))]
+        spots = np.array([c for c, _ in shown]) + width * (place - (len(found.groups) - 1) / 2)
+        means = [summary(list(values.values())) for _, values in shown]
+        axes.bar(
+            spots,
+            [100 * each.mean for each in means],
+            0.92 * width,
+            yerr=[100 * (each.std or 0.0) for each in means],
+            error_kw={"elinewidth": 1, "ecolor": "#333333"},
+            color=colour,
+            alpha=0.75,
+            label=label,
+        )
+        for spot, (_, values) in zip(spots, shown, strict=True):
+            axes.plot([spot] * len(values), [100 * v for v in values.values()], ".", color="#222222", markersize=3)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set(ylabel="mIoU, %", ylim=(0, None), xlim=(-0.6, len(columns) - 0.4))
+    axes.grid(alpha=0.3, axis="y")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    return figure
+
+
+def learning_curves(found: Comparison) -> Figure | None:
+    """Means over seeds between the least and the greatest; None where no run has kept its points."""
+    titles = {
+        "loss": ("training loss", "as each minimises it: other objectives, other sums"),
+        VALIDATION: ("validation mIoU, %", ""),
+    }
+    kinds = [kind for kind in titles if any(len(run.curves.get(kind, ())) > 1 for run in _runs(found))]
+    if not kinds:
+        return None
+    figure = Figure(figsize=(6.2 * len(kinds), 4.6), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        scale = 100 if kind == VALIDATION else 1
+        for (label, runs), colour in zip(found.groups.items(), cycle(COLOURS), strict=False):
+            curves = [dict(run.curves[kind]) for run in runs if kind in run.curves]
+            if not curves:
+                continue
+            steps = sorted(set.intersection(*map(set, curves)))
+            values = scale * np.array([[curve[step] for step in steps] for curve in curves])
+            axes.plot(steps, values.mean(0), color=colour, label=label, marker="." if len(steps) < 12 else None)
+            axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0)
+        axes.set(xlabel="step", ylabel=titles[kind][0])
+        axes.set_title(titles[kind][1], fontsize="small")
+        axes.grid(alpha=0.3)
+        if kind == "loss":
+            axes.set_yscale("log")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=3, frameon=False)
+    return figure
+
+
+def lines(found: Comparison, panels: Mapping[str, Lines], columns: Sequence[str]) -> Figure:
+    """A row per score, a column per panel (what varies): means and intervals' halves are standard deviations."""
+    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 0.8 + 2.9 * len(columns)), layout="constrained")
+    grid = figure.subplots(len(columns), len(panels), squeeze=False, sharey="row", sharex="col")
+    for row, column in zip(grid, columns, strict=True):
+        for axes, (title, of_panel) in zip(row, panels.items(), strict=True):
+            for (line, points), colour in zip(of_panel.items(), COLOURS, strict=False):
+                _line(axes, found, [point for point in points if point[1] in found.groups], column, line, colour)
+            axes.grid(alpha=0.3)
+            if row is grid[-1]:
+                axes.set_xlabel(title)
+        row[0].set_ylabel(f"mIoU, {column}, %")
+    if any(len(of_panel) > 1 for of_panel in panels.values()):
+        grid[0, 0].legend()
+    return figure
+
+
+def _line(
+    axes: Any, found: Comparison, points: Sequence[tuple[float, str]], column: str, line: str, colour: Any
+) -> None:
+    shown = [(x, values) for x, label in points if (values := found.values(label, column))]
+    if not shown:
+        return
+    places = [x for x, _ in shown]
+    means = [summary(list(values.values())) for _, values in shown]
+    axes.errorbar(
+        places,
+        [100 * each.mean for each in means],
+        yerr=[100 * (each.std or 0.0) for each in means],
+        color=colour,
+        marker="o",
+        capsize=3,
+        label=line,
+    )
+    for x, values in shown:
+        axes.plot([x] * len(values), [100 * value for value in values.values()], ".", color=colour, alpha=0.5)
+
+
+def _runs(found: Comparison) -> list[Record]:
+    return [run for runs in found.groups.values() for run in runs]

@@ -1,0 +1,207 @@
+"""A study's runs: each by a name of its own, none of them twice."""
+
+import hashlib
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dgseg.data import from_spec
+from dgseg.data.datasets import parse_spec
+from dgseg.study.grids import Grid, with_option
+from dgseg.study.records import RESULT, Record, of_run
+from dgseg.training import Journal, Listener, RunConfig, train
+from dgseg.training.listener import ScoreReport, StepReport
+from dgseg.training.recipe import Recipe
+from dgseg.training.storage import open_storage
+from dgseg.training.yaml import to_yaml
+
+if TYPE_CHECKING:
+    from dgseg.tracking.listener import MlflowConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    label: str  # of its row
+    recipe: Recipe
+    name: str
+
+
+@dataclass
+class Outcome:
+    failed: dict[str, str] = field(default_factory=dict)  # name of a run -> why
+    stopped: bool = False  # somebody asked for it; the same command goes on
+
+    @property
+    def whole(self) -> bool:
+        return not self.failed and not self.stopped
+
+
+def plan(grid: Grid, seeds: Sequence[int]) -> list[Run]:
+    """Seed by seed, so that a study that is stopped has whole seeds of every row."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {' '.join(map(str, seeds))}: give at least one, each once")
+    return [_run(row.label, replace(row.recipe, seed=seed)) for seed in seeds for row in grid.rows]
+
+
+def _run(label: str, recipe: Recipe) -> Run:
+    # A run's folder belongs to one recipe, whole: another number of steps is another run.
+    digest = hashlib.sha256(to_yaml(recipe).encode()).hexdigest()[:8]
+    return Run(label, recipe, f"{recipe.name}-seed{recipe.seed}-{digest}")
+
+
+def finished(runs: Sequence[Run], storage: str) -> dict[str, Record]:
+    """By name."""
+    folder = open_storage(storage)
+    return {run.name: of_run(folder.folder(run.name)) for run in runs if folder.exists(f"{run.name}/{RESULT}")}
+
+
+def execute(
+    runs: Sequence[Run],
+    storage: str,
+    *,
+    workers: int = 1,
+    device: Any = "auto",
+    tracked: "MlflowConfig | None" = None,
+    say: Callable[[str], None] = print,
+    listeners: Sequence[Listener] = (),
+) -> Outcome:
+    """Those that are not finished: one after another in this process, or `workers` at once in processes of their own.
+    A run that fails is told of and the others go on."""
+    if workers < 1:
+        raise ValueError(f"--workers is {workers}; it must be at least 1")
+    done = finished(runs, storage)
+    left = [run for run in runs if run.name not in done]
+    if done:
+        say(f"{len(done)} of {len(runs)} runs are finished already")
+    outcome = Outcome()
+    heard = _Heard(outcome, len(left), say)
+    if workers == 1:
+        for run in left:
+            began = time.monotonic()
+            try:
+                status = _train(run, storage, device, tracked, listeners)
+            except Exception as error:
+                heard(run, f"{type(error).__name__}: {error}", time.monotonic() - began)
+                continue
+            heard(run, status, time.monotonic() - began)
+            if outcome.stopped:
+                break
+    elif left:
+        _in_processes(left, storage, workers, device, tracked, heard)
+    return outcome
+
+
+@dataclass
+class _Heard:
+    """What became of a run, told and kept."""
+
+    outcome: Outcome
+    total: int
+    say: Callable[[str], None]
+    ended: int = 0
+
+    def __call__(self, run: Run, status: str, seconds: float | None = None) -> None:
+        self.ended += 1
+        if status == "stopped":
+            self.outcome.stopped = True
+        elif status != "finished":
+            self.outcome.failed[run.name] = status
+        took = "" if seconds is None else f", {seconds:.0f} s"
+        self.say(f"{self.ended}/{self.total}  {run.label}, seed {run.recipe.seed}: {status}{took}")
+
+
+def _in_processes(
+    left: Sequence[Run], storage: str, workers: int, device: Any, tracked: "MlflowConfig | None", heard: _Heard
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    turn = context.Value("i", 0)
+    threads = max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(workers, context, _settle, (turn, threads)) as pool:
+        # A few at a time: what is queued in the pool cannot be taken back once Ctrl-C has come.
+        waiting = list(left)
+        going: dict[Future[str], Run] = {}
+        while waiting or going:
+            while waiting and len(going) < workers and not heard.outcome.stopped:
+                going[pool.submit(_train, waiting[0], storage, device, tracked)] = waiting.pop(0)
+            if not going:
+                return
+            try:
+                over, _ = wait(going, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt:  # the processes have heard it too: they save and end
+                heard.outcome.stopped = True
+                continue
+            for future in over:
+                error = future.exception()
+                heard(going.pop(future), future.result() if error is None else f"{type(error).__name__}: {error}")
+
+
+def _settle(turn: Any, threads: int) -> None:
+    """A process among several: its share of the cores, and its own GPU where there are many."""
+    with turn.get_lock():
+        os.environ["LOCAL_RANK"] = str(turn.value)
+        turn.value += 1
+    torch.set_num_threads(threads)
+
+
+def _train(
+    run: Run, storage: str, device: Any, tracked: "MlflowConfig | None", listeners: Sequence[Listener] = ()
+) -> str:
+    told: list[Listener] = [Journal(), *listeners]
+    if tracked is not None:
+        told.append(replace(tracked, tags={**tracked.tags, "row": run.label}).build())
+    config = RunConfig(name=run.name, storage=storage, device=device, keep=1, keep_best=0)
+    return train(run.recipe, config, listeners=told).status
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Of one run; measured on a few steps and images."""
+
+    step: float  # seconds
+    image: float  # seconds, to score one
+    other: float  # seconds, to begin and to end
+
+    def seconds(self, recipe: Recipe) -> float:
+        return self.other + self.step * recipe.schedule.steps + self.image * scored_images(recipe)
+
+
+def measure(recipe: Recipe, device: Any, steps: int = 8, images: int = 4) -> Expected:
+    # Scenes of the streets world can be counted out; another data set is scored as it is, which takes its time.
+    streets = [each for each in recipe.data.test if parse_spec(each).name == "streets"]
+    changes = [with_option(each, length=str(images)) for each in streets] or recipe.data.test[:1]
+    short = replace(
+        recipe,
+        schedule=replace(recipe.schedule, steps=steps, warmup=0),
+        data=replace(recipe.data, test=tuple(changes), validation=()),
+    )
+    watch = _Watch()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as place:
+        train(short, RunConfig(storage=place, device=device, log_every=steps // 2), listeners=[watch])
+    step = recipe.data.batch_size / watch.rate
+    image = watch.scoring / max(1, scored_images(short))
+    return Expected(step, image, max(0.0, time.monotonic() - began - steps * step - watch.scoring))
+
+
+class _Watch(Listener):
+    rate = 0.0  # images per second of the last report: the first steps warm up
+    scoring = 0.0
+    _since = 0.0
+
+    def on_step(self, report: StepReport) -> None:
+        self.rate, self._since = report.images_per_second, time.monotonic()
+
+    def on_scores(self, report: ScoreReport) -> None:
+        self.scoring = time.monotonic() - self._since
+
+
+def scored_images(recipe: Recipe) -> int:
+    specs = [*recipe.data.test, *recipe.data.validation]
+    return sum(len(from_spec(spec)) for spec in specs)

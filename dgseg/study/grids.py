@@ -1,0 +1,168 @@
+"""The studies: which recipes stand side by side, and which baseline each is judged against.
+
+Every row is a whole recipe. Its last checkpoint is scored; nothing is chosen by a score, the targets' least of all.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from dgseg.data.datasets import parse_spec
+from dgseg.recipes import named, override
+from dgseg.recipes.ablation import ROWS, WEIGHTINGS
+from dgseg.study.charts import Lines
+from dgseg.training.recipe import Recipe
+
+CENTRE = "FLEX-Seg as it is"
+# One at a time around the recipe's own: half, double and beyond, as a practitioner would turn the knob.
+SENSITIVITY: dict[str, tuple[str, tuple[float, ...]]] = {
+    "α": ("objective.ube.alpha", (0.0, 1.0, 3.0, 6.0, 12.0)),
+    "τ": ("objective.gap.temperature", (0.02, 0.07, 0.2, 0.5)),
+    "λ_gap": ("objective.gap.weight", (0.1, 0.25, 0.5, 1.0, 2.0)),
+    "k": ("sampler.hardness.steepness", (0.0125, 0.025, 0.05, 0.1, 0.4)),
+}
+PIXELS = (0.0, 1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    label: str
+    recipe: Recipe
+    against: str | None = None  # label of its baseline
+
+
+@dataclass(frozen=True)
+class Grid:
+    name: str
+    question: str
+    rows: Sequence[Row]
+    panels: Mapping[str, Lines] = field(default_factory=dict)  # what varies -> its lines; none: bars
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much training and scoring; None: what the recipes say."""
+
+    steps: int | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    test: int | None = None  # images per domain of the streets world
+
+
+BUDGETS = {
+    "smoke": Budget(steps=20, seeds=(0, 1), test=8),
+    "cpu": Budget(steps=400),
+    "full": Budget(),
+}
+
+
+def ablation(world: str = "streets") -> Grid:
+    labels = {row: "baseline" if row == "none" else row.upper().replace("-", " + ") for row in ROWS}
+    return Grid(
+        "ablation",
+        "What does each part of FLEX-Seg bring? The rows of the paper's Table 2.",
+        [
+            Row(label, named(f"ablation-{world}-{row}"), None if row == "none" else labels["none"])
+            for row, label in labels.items()
+        ],
+    )
+
+
+def boundary(world: str = "streets") -> Grid:
+    base = "plain cross-entropy"
+    return Grid(
+        "boundary",
+        "Should pixels at boundaries weigh more, less, or as much as their uncertainty says?",
+        [
+            Row(base, named(f"ablation-{world}-none")),
+            *(Row(kind, named(f"boundary-{kind}-{world}"), base) for kind in WEIGHTINGS),
+            Row("UBE", named(f"ablation-{world}-ube"), base),
+        ],
+    )
+
+
+def misalignment(pixels: Sequence[float] = PIXELS) -> Grid:
+    kinds = {"cross-entropy": named("erm-streets"), "FLEX-Seg": named("flexseg-streets")}
+    rows: list[Row] = []
+    lines: dict[str, Sequence[tuple[float, str]]] = {}
+    for kind, recipe in kinds.items():
+        lines[kind] = [(each, f"{kind}, {each:g} px") for each in pixels]
+        for each, label in lines[kind]:
+            against = None if kind == "cross-entropy" else f"cross-entropy, {each:g} px"
+            rows.append(Row(label, misaligned(recipe, each), against))
+    return Grid(
+        "misalignment",
+        "How much do labels that stray from their images cost, and does FLEX-Seg win it back? The pixels are those of "
+        "the generated source; the game's labels stay exact.",
+        rows,
+        {"misalignment of the generated source, pixels": lines},
+    )
+
+
+def sensitivity() -> Grid:
+    centre = named("flexseg-streets")
+    rows = [Row(CENTRE, centre)]
+    panels: dict[str, Lines] = {}
+    for symbol, (name, values) in SENSITIVITY.items():
+        points: list[tuple[float, str]] = []
+        for value in values:
+            recipe = override(centre, {name: value})
+            label = CENTRE if recipe == centre else f"{symbol} = {value:g}"
+            points.append((value, label))
+            if recipe != centre:
+                rows.append(Row(label, recipe, CENTRE))
+        assert CENTRE in {label for _, label in points}, "each line passes through the recipe as it is"
+        panels[f"{symbol} ({name})"] = {symbol: points}
+    return Grid(
+        "sensitivity",
+        "How much does it matter how α, τ, λ_gap and k are set? One at a time around the recipe's own.",
+        rows,
+        panels,
+    )
+
+
+GRIDS: dict[str, Callable[[], Grid]] = {
+    "ablation": ablation,
+    "misalignment": misalignment,
+    "sensitivity": sensitivity,
+    "boundary": boundary,
+}
+
+
+def within(grid: Grid, budget: Budget, changes: Mapping[str, Any] | None = None) -> Grid:
+    """The grid with every recipe changed alike."""
+    return replace(
+        grid,
+        rows=[replace(row, recipe=override(_budgeted(row.recipe, budget), changes or {})) for row in grid.rows],
+    )
+
+
+def misaligned(recipe: Recipe, pixels: float) -> Recipe:
+    """Of the sources that have a misalignment."""
+    sources = [
+        with_option(each, misalignment=f"{pixels:g}") if "misalignment" in parse_spec(each).options else each
+        for each in recipe.data.sources
+    ]
+    return override(recipe, {"data.sources": sources})
+
+
+def _budgeted(recipe: Recipe, budget: Budget) -> Recipe:
+    changes: dict[str, Any] = {}
+    if budget.steps is not None:
+        if budget.steps < 1:
+            raise ValueError(f"--steps is {budget.steps}; a run needs at least 1")
+        warmup = round(recipe.schedule.warmup * min(1.0, budget.steps / recipe.schedule.steps))
+        changes |= {"schedule.steps": budget.steps, "schedule.warmup": warmup}
+    if budget.test is not None:
+        for name, specs in (("data.test", recipe.data.test), ("data.validation", recipe.data.validation)):
+            changes[name] = [
+                with_option(each, length=str(budget.test)) if parse_spec(each).name == "streets" else each
+                for each in specs
+            ]
+    return override(recipe, changes)
+
+
+def with_option(spec: str, **options: str) -> str:
+    parsed = parse_spec(spec)
+    split = f"@{parsed.split}" if parsed.split else ""
+    rest = "".join(f",{name}={value}" for name, value in {**parsed.options, **options}.items())
+    return f"{parsed.name}={parsed.path}{split}{rest}"

@@ -1,0 +1,57 @@
+"""A comparison as one page that needs nothing but itself."""
+
+from html import escape
+
+from dgseg.evaluation.page import document, plot, table_of
+from dgseg.evaluation.table import Table
+from dgseg.study import charts
+from dgseg.study.comparison import ABSENT, Comparison
+from dgseg.study.records import VALIDATION
+from dgseg.study.tables import differences_tables, scores_tables
+
+
+def comparison_page(found: Comparison, heading: str) -> str:
+    curves = charts.learning_curves(found)
+    sections = [
+        ("Scores", "".join(map(table_of, scores_tables(found, 170))) + plot(charts.bars(found), "mIoU of every group")),
+        ("Differences", _differences(found)),
+        ("Learning curves", plot(curves, "loss and validation over steps") + _SHADE if curves else ""),
+        ("Runs", table_of(_runs(found)).replace("<table>", "<table class=facts>")),
+        (
+            "How this was compared",
+            "".join(f"<p class=note>{escape(line)}</p>" for line in (found.method, *found.notes)),
+        ),
+    ]
+    runs = sum(map(len, found.groups.values()))
+    return document(heading, heading, f"{len(found.groups)} groups · {runs} runs", sections)
+
+
+_SHADE = "<p class=note>Lines are means over seeds; the shade reaches from the least to the greatest.</p>"
+
+
+def _differences(found: Comparison) -> str:
+    tables = "".join(map(table_of, differences_tables(found, 170)))
+    if not tables:
+        return ""
+    sentences = "".join(
+        f"<li>{escape(found.sentence(label, column))}</li>"
+        for label in found.against
+        for column in headline(found)
+        if found.difference(label, column) is not None
+    )
+    return f"<ul>{sentences}</ul>{tables}"
+
+
+def headline(found: Comparison) -> list[str]:
+    """Scores to say a sentence about: the widest average, where there is one."""
+    shown = [name for name in ("all", "Avg5", "Avg2", "adverse") if name in found.columns]
+    return shown[:1] or [name for name in found.columns if name != VALIDATION][:1]
+
+
+def _runs(found: Comparison) -> Table:
+    rows = [
+        (run.name, label, str(run.seed), run.commit[:12] if run.commit else ABSENT, run.where)
+        for label, runs in found.groups.items()
+        for run in runs
+    ]
+    return Table("Every run that counts", ("run", "group", "seed", "commit", "where"), tuple(rows))

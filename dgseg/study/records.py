@@ -1,0 +1,116 @@
+"""Finished runs as they lie in their folders: result.json, recipe.yaml, metrics.jsonl."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dgseg.training.journal import FILE as JOURNAL
+from dgseg.training.storage import Storage, open_storage
+from dgseg.training.yaml import dotted
+
+RESULT = "result.json"
+VALIDATION = "validation"  # mean mIoU on data.validation after the last step
+Curve = tuple[tuple[int, float], ...]  # step and value
+
+
+@dataclass(frozen=True)
+class Record:
+    name: str
+    where: str  # the folder, or MLflow's id
+    seed: int
+    fields: Mapping[str, str]  # the recipe's, by dotted name
+    domains: Mapping[str, float]  # mIoU, a fraction like every score here
+    averages: Mapping[str, float]  # and VALIDATION, where it is known
+    details: Mapping[str, float] = field(default_factory=dict)  # "fog/macc", "fog/iou/road"
+    curves: Mapping[str, Curve] = field(default_factory=dict)  # "loss", VALIDATION
+    made: Mapping[str, Any] = field(default_factory=dict)  # commit, hardware, versions, as machine() gives them
+
+    @property
+    def commit(self) -> str | None:
+        return self.made.get("commit")
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return {**self.details, **self.averages, **self.domains}
+
+
+@dataclass(frozen=True)
+class Found:
+    records: Sequence[Record]
+    left_out: Mapping[str, str]  # which run: why
+
+
+def from_folders(places: Iterable[str]) -> Found:
+    """Each a run's folder, a folder of runs, or a result.json; a path or a URI."""
+    records, left_out = [], {}
+    for place in places:
+        if place.endswith(".json"):
+            if not Path(place).is_file():
+                raise ValueError(f"{place}: no such file; give result.json files, runs' folders or folders of runs")
+            records.append(_result(json.loads(Path(place).read_text(encoding="utf-8")), place))
+            continue
+        folder = open_storage(place)
+        runs = [folder] if _is_run(folder) else [folder.folder(name) for name in folder.names()]
+        runs = [run for run in runs if _is_run(run)]
+        if not runs:
+            raise ValueError(f"{place}: no run lies there; give runs' folders (with recipe.yaml) or folders of runs")
+        for run in runs:
+            if run.exists(RESULT):
+                records.append(of_run(run))
+            else:
+                left_out[run.url] = "not finished"
+    return Found(records, left_out)
+
+
+def of_run(folder: Storage) -> Record:
+    recipe = yaml.safe_load(folder.read("recipe.yaml"))
+    journal = folder.read(JOURNAL).decode().splitlines() if folder.exists(JOURNAL) else []
+    return _result(
+        json.loads(folder.read(RESULT)), folder.url, dotted(recipe), [json.loads(line) for line in journal if line]
+    )
+
+
+def _is_run(folder: Storage) -> bool:
+    return folder.exists("recipe.yaml") or folder.exists(RESULT)
+
+
+def _result(
+    found: Mapping[str, Any],
+    where: str,
+    fields: Mapping[str, str] | None = None,
+    journal: Sequence[Mapping[str, Any]] = (),
+) -> Record:
+    scores = found.get("scores", {})
+    curves = {
+        "loss": tuple((line["step"], line["losses"]["loss"]) for line in journal if line["kind"] == "step"),
+        VALIDATION: tuple(
+            (line["step"], line["averages"][VALIDATION])
+            for line in journal
+            if line["kind"] == "scores" and not line["final"]
+        ),
+    }
+    # A run that was stopped and went on may have scored a step twice, alike.
+    last = {VALIDATION: curves[VALIDATION][-1][1]} if curves[VALIDATION] else {}
+    return Record(
+        name=found["name"],
+        where=where,
+        seed=int(found["seed"]),
+        fields=fields or {"name": found["recipe"], "seed": str(found["seed"]), "schedule.steps": str(found["steps"])},
+        domains=finite({domain: values["miou"] for domain, values in scores.items()}),
+        averages=finite({**found.get("averages", {}), **last}),
+        details=finite(
+            {f"{domain}/{name}": v for domain, values in scores.items() for name, v in values.items() if name != "miou"}
+        ),
+        curves={name: curve for name, curve in curves.items() if curve},
+        made={name: found[name] for name in ("commit", "uncommitted_changes", "hardware", "versions") if name in found},
+    )
+
+
+def finite(values: Mapping[str, float | None]) -> dict[str, float]:
+    """What has no score (a class that does not occur) is left out."""
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
