@@ -62,7 +62,7 @@ figure { margin: 0; }
 figure img { display: block; width: 100%; cursor: zoom-in; border-radius: .2rem; }
 figcaption { color: var(--muted); font-size: .8rem; text-align: center; }
 section > ul { max-width: 60rem; padding-left: 1.2rem; }
-.facts td { text-align: left; overflow-wrap: anywhere; }
+.facts :is(th, td) { text-align: left; overflow-wrap: anywhere; }
 .facts td:first-child { padding-right: 2rem; color: var(--muted); vertical-align: top; }
 .skipped { font-size: .88rem; overflow-wrap: anywhere; }
 #zoom { position: fixed; inset: 0; display: none; place-items: center; padding: 2rem; background: rgb(10 14 18 / .86);

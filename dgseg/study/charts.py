@@ -42,7 +42,7 @@ def bars(found: Comparison, columns: Sequence[str] = ()) -> Figure:
     axes.set(ylabel="mIoU, %", ylim=(0, None), xlim=(-0.6, len(columns) - 0.4))
     axes.grid(alpha=0.3, axis="y")
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    _legend(figure, axes)
     return figure
 
 
@@ -69,10 +69,7 @@ def learning_curves(found: Comparison) -> Figure | None:
         axes.set(xlabel="step", ylabel=titles[kind][0])
         axes.set_title(titles[kind][1], fontsize="small")
         axes.grid(alpha=0.3)
-        if kind == "loss":
-            axes.set_yscale("log")
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=3, frameon=False)
+    _legend(figure, figure.axes[0])
     return figure
 
 
@@ -112,6 +109,13 @@ def _line(
     )
     for x, values in shown:
         axes.plot([x] * len(values), [100 * value for value in values.values()], ".", color=colour, alpha=0.5)
+
+
+def _legend(figure: Figure, axes: Any) -> None:
+    """Above everything, as many names in a row as fit."""
+    handles, names = axes.get_legend_handles_labels()
+    columns = max(1, int(figure.get_figwidth() / (0.7 + 0.085 * max(map(len, names)))))
+    figure.legend(handles, names, loc="outside upper left", ncols=min(columns, len(names)), frameon=False)
 
 
 def _runs(found: Comparison) -> list[Record]:

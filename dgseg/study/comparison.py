@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dgseg.evaluation.protocols import AVERAGES
+from dgseg.recipes import RECIPES
 from dgseg.study.records import VALIDATION, Record
 from dgseg.study.statistics import SeedDifference, Summary, difference, summary
 
@@ -96,6 +97,8 @@ def compare(
     for name in group_by:
         _check(name, known, "no recipe here has a field")
     scores, fields = _columns(records, columns, known)
+    places = {name: place for place, name in enumerate(RECIPES)}
+    records = sorted(records, key=lambda run: places.get(run.fields.get("name", ""), len(places)))
     groups, notes = _grouped(records, group_by or ("name",), apart=not group_by)
     reference = None if baseline is None else _baseline(baseline, groups)
     against = {}
@@ -136,6 +139,11 @@ def _grouped(
         for run in runs:
             if run.seed in by_seed:
                 earlier = by_seed[run.seed]
+                if other := _mixed([earlier, run]):
+                    raise ValueError(
+                        f"{label}: {earlier.name} and {run.name} share seed {run.seed} and differ in "
+                        f"{', '.join(other)}: name that in --group-by too"
+                    )
                 notes.append(f"{label}: seed {run.seed} is there twice; {run.name} counts, {earlier.where} does not.")
             by_seed[run.seed] = run
         groups[label] = tuple(by_seed[seed] for seed in sorted(by_seed))
@@ -153,7 +161,9 @@ def _apart(name: str, runs: Sequence[Record]) -> Iterable[tuple[str, list[Record
 
 def _mixed(runs: Sequence[Record]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.fields if name not in HARMLESS)
-    return [name for name in names if len({run.fields.get(name, ABSENT) for run in runs}) > 1]
+    mixed = [name for name in names if len({run.fields.get(name, ABSENT) for run in runs}) > 1]
+    # Where some do without a part (objective.gap), its own settings say nothing more.
+    return [name for name in mixed if not any(name.startswith(f"{other}.") for other in mixed)]
 
 
 def _label(run: Record, group_by: Sequence[str]) -> str:

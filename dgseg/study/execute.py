@@ -129,7 +129,8 @@ def _in_processes(
         going: dict[Future[str], Run] = {}
         while waiting or going:
             while waiting and len(going) < workers and not heard.outcome.stopped:
-                going[pool.submit(_train, waiting[0], storage, device, tracked)] = waiting.pop(0)
+                run = waiting.pop(0)
+                going[pool.submit(_train, run, storage, device, tracked)] = run
             if not going:
                 return
             try:

@@ -1,5 +1,6 @@
 """A comparison as one page that needs nothing but itself."""
 
+from dataclasses import replace
 from html import escape
 
 from dgseg.evaluation.page import document, plot, table_of
@@ -13,7 +14,7 @@ from dgseg.study.tables import differences_tables, scores_tables
 def comparison_page(found: Comparison, heading: str) -> str:
     curves = charts.learning_curves(found)
     sections = [
-        ("Scores", "".join(map(table_of, scores_tables(found, 170))) + plot(charts.bars(found), "mIoU of every group")),
+        ("Scores", "".join(map(_unbroken, scores_tables(found))) + plot(charts.bars(found), "mIoU of every group")),
         ("Differences", _differences(found)),
         ("Learning curves", plot(curves, "loss and validation over steps") + _SHADE if curves else ""),
         ("Runs", table_of(_runs(found)).replace("<table>", "<table class=facts>")),
@@ -26,11 +27,17 @@ def comparison_page(found: Comparison, heading: str) -> str:
     return document(heading, heading, f"{len(found.groups)} groups · {runs} runs", sections)
 
 
+def _unbroken(table: Table) -> str:
+    """A mean and its deviation stay on one line."""
+    rows = tuple(tuple(cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in row) for row in table.rows)
+    return table_of(replace(table, rows=rows))
+
+
 _SHADE = "<p class=note>Lines are means over seeds; the shade reaches from the least to the greatest.</p>"
 
 
 def _differences(found: Comparison) -> str:
-    tables = "".join(map(table_of, differences_tables(found, 170)))
+    tables = "".join(map(_unbroken, differences_tables(found)))
     if not tables:
         return ""
     sentences = "".join(

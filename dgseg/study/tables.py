@@ -19,7 +19,9 @@ def scores_tables(found: Comparison, width: int = WIDTH) -> list[Table]:
         label: (label, *(found.field(label, name) for name in found.fields), str(len(runs)))
         for label, runs in found.groups.items()
     }
-    return _cut("mIoU, %", head, first, found.columns, lambda row, c: mean_and_std(found.summary(row, c)), width)
+    named = any(c in run.details for c in found.columns for runs in found.groups.values() for run in runs)
+    title = "mIoU, and other scores by their names, %" if named else "mIoU, %"
+    return _cut(title, head, first, found.columns, lambda row, c: mean_and_std(found.summary(row, c)), width)
 
 
 def differences_tables(found: Comparison, width: int = WIDTH) -> list[Table]:

@@ -1,0 +1,186 @@
+"""Recorded runs, grouped and compared; the command as it is typed."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dgseg.cli import main
+from dgseg.study import charts, tables
+from dgseg.study.comparison import compare
+from dgseg.study.records import Record, from_folders
+from tests.study import recorded
+
+FOG = {"erm-streets": (0.10, 0.12, 0.11), "flexseg-streets": (0.14, 0.17, 0.16)}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for recipe, scores in FOG.items():
+        for seed, fog in enumerate(scores):
+            recorded.run(tmp_path / "runs", recipe, seed, fog)
+    return tmp_path / "runs"
+
+
+def records(folder: Path) -> list[Record]:
+    return list(from_folders([str(folder)]).records)
+
+
+def test_a_run_s_folder_is_read_whole(runs: Path):
+    found = from_folders([str(runs / "erm-streets-seed1")]).records[0]
+    assert (found.name, found.seed, found.commit) == ("erm-streets-seed1", 1, "0123456789abcdef")
+    assert found.fields["optimizer.class"] == "AdamWConfig"
+    assert found.scores["fog"] == 0.12
+    assert found.scores["fog/iou/road"] == 0.24
+    assert "fog/iou/train" not in found.scores  # NaN: the class does not occur
+    assert found.averages["validation"] == pytest.approx(0.42)  # the last one
+    assert found.curves["loss"] == ((10, 10.0), (20, 5.0), (30, 100 / 30))
+
+
+def test_means_differences_and_their_verdict(runs: Path):
+    found = compare(records(runs), baseline="erm-streets")
+    assert list(found.groups) == ["erm-streets", "flexseg-streets"]
+    assert found.columns[:5] == ["adverse", "standard", "all", "validation", "fog"]
+    assert found.columns[-1] == "game"  # no target
+    mean = found.summary("flexseg-streets", "fog")
+    assert mean is not None
+    assert mean.mean == pytest.approx(0.47 / 3)
+    difference = found.difference("flexseg-streets", "fog")
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.14 / 3)
+    assert difference.method == "paired"
+    assert difference.beyond_noise
+    assert "paired by seed, 3 seeds): better, beyond noise" in found.sentence("flexseg-streets", "fog")
+    assert "within noise" in found.sentence("flexseg-streets", "standard")
+    assert found.difference("erm-streets", "fog") is None
+
+
+def test_runs_with_other_settings_stand_apart(runs: Path):
+    for seed in (0, 1):
+        recorded.run(runs, "flexseg-streets", seed, 0.2, {"objective.ube.alpha": 5, "data.loaders": 0}, f"five{seed}")
+    found = compare(records(runs))
+    assert {label: len(of) for label, of in found.groups.items()} == {
+        "erm-streets": 3,
+        "flexseg-streets, objective.ube.alpha 3.0": 3,
+        "flexseg-streets, objective.ube.alpha 5.0": 2,
+    }
+    assert compare(records(runs), baseline="erm-streets").notes == []
+    with pytest.raises(ValueError, match="fits several groups"):
+        compare(records(runs), baseline="flexseg-streets")
+    asked = compare(records(runs), group_by=["objective.ube.alpha"], columns=["fog", "name"], baseline="3.0")
+    assert list(asked.groups) == ["3.0", "5.0", "–"]  # the baseline first
+    assert asked.fields == ["name"]
+    assert asked.difference("5.0", "fog").method == "Welch"  # type: ignore[union-attr]
+
+
+def test_what_is_mixed_on_purpose_is_told(runs: Path):
+    with pytest.raises(ValueError, match=r"share seed 0 and differ in name, .*objective\.gap.*--group-by"):
+        compare(records(runs), group_by=["model.name"])
+    for seed in (7, 8):
+        recorded.run(runs, "flexseg-streets", seed, 0.2, {"optimizer.lr": 1e-3})
+    found = compare(records(runs), group_by=["name"])
+    assert found.notes == ["flexseg-streets: its runs differ in more than the seed: optimizer.lr."]
+    assert len(found.groups["flexseg-streets"]) == 5
+
+
+def test_a_seed_counts_once(runs: Path):
+    recorded.run(runs, "erm-streets", 0, 0.5, name="z-again")
+    found = compare(records(runs))
+    assert found.values("erm-streets", "fog")[0] == 0.5
+    assert any("seed 0 is there twice; z-again counts" in note for note in found.notes)
+
+
+def test_one_seed_claims_nothing(tmp_path: Path):
+    for recipe in FOG:
+        recorded.run(tmp_path, recipe, 0, FOG[recipe][0])
+    found = compare(records(tmp_path), baseline="erm-streets")
+    assert found.sentence("flexseg-streets", "fog").endswith("+4.00 points; no verdict: fewer than 2 seeds")
+    assert tables.mean_and_std(found.summary("erm-streets", "fog")) == "10.00"
+    assert "none where a side has fewer than 2 seeds" in found.method
+    assert tables.points(found.difference("flexseg-streets", "fog")) == "+4.00"
+
+
+def test_the_csv_gives_every_number_back(runs: Path):
+    found = compare(records(runs), baseline="erm-streets", columns=["fog", "objective.ube.alpha", "fog/iou"])
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(found))))
+    assert [(row["group"], row["score"]) for row in rows] == [
+        ("erm-streets", "fog"),
+        ("erm-streets", "fog/iou/road"),
+        ("flexseg-streets", "fog"),
+        ("flexseg-streets", "fog/iou/road"),
+    ]
+    difference = found.difference("flexseg-streets", "fog")
+    assert difference is not None
+    assert (float(rows[2]["low"]), float(rows[2]["high"])) == (difference.low, difference.high)
+    assert [row["objective.ube.alpha"] for row in rows[1:3]] == ["–", "3.0"]
+    assert rows[2]["verdict"] == "better, beyond noise"
+    assert rows[0]["low"] == ""
+
+
+def test_tables_fit_the_line_and_lose_nothing(runs: Path):
+    found = compare(records(runs), baseline="erm-streets")
+    for make in (tables.scores_tables, tables.differences_tables):
+        cut, whole = make(found, 80), make(found, 10_000)
+        assert len(whole) == 1 < len(cut)
+        kept = [name for table in cut for name in table.head if name in found.columns]
+        assert kept == list(found.columns)
+        for table in cut:
+            widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
+            assert sum(widths) + 2 * (len(widths) - 1) <= 80
+
+
+def test_latex_escapes(tmp_path: Path):
+    for seed, fog in enumerate(FOG["flexseg-streets"]):
+        recorded.run(tmp_path, "flexseg-streets", seed, fog)
+    text = tables.as_latex(compare(records(tmp_path), group_by=["model.name"], columns=["fog", "standard"]))
+    assert r"bisenet\_mini & 3 & 15.67 $\pm$ 1.53 & 30.00 $\pm$ 0.00 \\" in text
+    assert text.count(r"\begin{tabular}{lrrr}") == text.count(r"\end{tabular}") == 1
+
+
+def test_without_points_there_are_no_curves(runs: Path):
+    for file in runs.glob("*/metrics.jsonl"):
+        file.unlink()
+    found = compare(records(runs))
+    assert charts.learning_curves(found) is None
+    assert "validation" not in found.columns
+
+
+def test_the_command(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (runs / "unfinished").mkdir()
+    (runs / "unfinished" / "recipe.yaml").write_text("name: x")
+    out = tmp_path / "out"
+    files = ["--csv", f"{out}/c.csv", "--latex", f"{out}/c.tex", "--html", f"{out}/c.html", "--plots", str(out)]
+    status = main(["compare", str(runs), "--baseline", "erm-streets", *files])
+    said = capsys.readouterr().out
+    assert status == 0
+    assert "15.67 ± 1.53" in said
+    assert "flexseg-streets against erm-streets, all: +0.67 points" in said
+    assert f"left out: {runs / 'unfinished'}: not finished" in said
+    page = (out / "c.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "http" not in page.replace("http://www.w3.org", "")
+    for name in ("bars.png", "learning-curves.png"):
+        with Image.open(out / name) as picture:
+            picture.load()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name runs' folders, or"),
+        (["--run", "abc", "--tag", "a=b"], "leave out"),
+        (["nowhere"], "nowhere: no run lies there"),
+        (["nowhere.json"], "no such file"),
+        (["RUNS", "--baseline", "erm"], "is no group; there are: flexseg-streets; erm-streets"),
+        (["RUNS", "--columns", "fogg"], "did you mean fog"),
+        (["RUNS", "--columns", "model.name"], "name a score too"),
+        (["RUNS", "--group-by", "model.nam"], "did you mean model.name"),
+        (["RUNS", "--confidence", "95"], "between 0 and 1"),
+        (["--experiment", "x", "--uri", "sqlite:////nowhere/mlflow.db"], "there is no /nowhere/mlflow.db"),
+    ],
+)
+def test_what_cannot_be_compared(runs: Path, words: list[str], message: str):
+    with pytest.raises(SystemExit, match=message):
+        main(["compare", *(str(runs) if word == "RUNS" else word for word in words)])

@@ -1,0 +1,165 @@
+"""Studies: which recipes, by which names, run once; and a small one, really trained."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dgseg.cli import main
+from dgseg.recipes import differences, named
+from dgseg.study import report
+from dgseg.study.execute import execute, finished, plan
+from dgseg.study.grids import BUDGETS, CENTRE, GRIDS, Budget, Grid, Row, misaligned, misalignment, within
+from dgseg.study.report import compared
+from dgseg.training import Listener, RunConfig, assemble, train
+from dgseg.training.listener import StepReport
+from tests.training.harness import tiny
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_is_sound(name: str):
+    grid = GRIDS[name]()
+    labels = [row.label for row in grid.rows]
+    assert len(set(labels)) == len(labels)
+    assert {row.against for row in grid.rows} - {None} <= set(labels)
+    assert {label for lines in grid.panels.values() for line in lines.values() for _, label in line} <= set(labels)
+    for row in within(grid, BUDGETS["smoke"]).rows:
+        assemble.check(row.recipe, world_size=1)
+        assert row.recipe.schedule.steps == 20
+        assert row.recipe.schedule.warmup == 1
+        assert all("length=8" in spec for spec in (*row.recipe.data.test, *row.recipe.data.validation))
+
+
+def test_rows_differ_in_what_they_say():
+    rows = {row.label: row.recipe for row in GRIDS["misalignment"]().rows}
+    assert differences(rows["cross-entropy, 2 px"], named("erm-streets")) == {}
+    assert list(differences(rows["FLEX-Seg, 8 px"], rows["FLEX-Seg, 0 px"])) == ["data.sources"]
+    assert "misalignment=8," in rows["FLEX-Seg, 8 px"].data.sources[1]
+    assert rows["FLEX-Seg, 8 px"].data.sources[0] == named("flexseg-streets").data.sources[0]
+    sensitivity = {row.label: row.recipe for row in GRIDS["sensitivity"]().rows}
+    for label, recipe in sensitivity.items():
+        assert len(differences(recipe, sensitivity[CENTRE])) == (label != CENTRE)
+    assert [row.label for row in GRIDS["ablation"]().rows] == [
+        "baseline", "GAP", "UBE", "GAP + UBE", "GAP + UBE + HAS",
+    ]  # fmt: skip
+
+
+def test_every_run_has_a_name_of_its_own():
+    grid = misalignment((0.0, 2.0))
+    runs = plan(grid, (0, 1))
+    assert len({run.name for run in runs}) == len(runs) == 8
+    assert [run.recipe.seed for run in runs] == [0] * 4 + [1] * 4  # whole seeds first
+    longer = plan(within(grid, Budget(steps=10)), (0, 1))
+    assert not {run.name for run in runs} & {run.name for run in longer}
+    assert [run.name for run in plan(grid, (0, 1))] == [run.name for run in runs]
+    assert misaligned(named("erm-streets"), 2.0) == named("erm-streets")
+    for seeds in ((), (1, 1)):
+        with pytest.raises(ValueError, match="at least one, each once"):
+            plan(grid, seeds)
+
+
+SMALL = {"schedule.steps": 4, "schedule.warmup": 1, "model.options": {"width": 8, "decoder": 8}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from more, and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def grid() -> Grid:
+    base = tiny(SMALL, name="erm-streets")
+    return Grid("ablation", "Does it help?", [Row("base", base), Row("ours", tiny(SMALL), "base")])
+
+
+def test_a_study_from_the_first_step_to_the_report(grid: Grid, tmp_path: Path):
+    runs, storage, said = plan(grid, (0, 1)), str(tmp_path / "runs"), []
+
+    class Steps(Listener):
+        heard = 0
+
+        def on_step(self, report: StepReport) -> None:
+            self.heard += report.step == report.max_steps
+
+    steps = Steps()
+    # One of the runs was begun before, and stopped in its middle.
+    train(runs[1].recipe, RunConfig(name=runs[1].name, storage=storage, device="cpu", stop_after=2))
+    assert finished(runs, storage) == {}
+    assert execute(runs, storage, device="cpu", say=said.append, listeners=[steps]).whole
+    assert steps.heard == 4
+    assert [line.rpartition(":")[0] for line in said] == [
+        "1/4  base, seed 0", "2/4  ours, seed 0", "3/4  base, seed 1", "4/4  ours, seed 1",
+    ]  # fmt: skip
+    weights = {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/weights.safetensors")}
+    said.clear()
+    assert execute(runs, storage, device="cpu", say=said.append, listeners=[steps]).whole
+    assert steps.heard == 4, "nothing is run twice"
+    assert said == ["4 of 4 runs are finished already"]
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/weights.safetensors")} == weights
+
+    found = compared(grid, runs, finished(runs, storage))
+    out = tmp_path / "out"
+    report.write(grid, found, out, "dgseg study ablation")
+    kept = json.loads((out / "results.json").read_text())
+    assert [(row["label"], row["scores"]["fog"]["seeds"]) for row in kept["rows"]] == [("base", 2), ("ours", 2)]
+    assert kept["verdicts"] == [found.sentence("ours", found.columns[1])]
+    assert "noise" in kept["verdicts"][0]
+    assert kept["runs"][0]["made"]["versions"]["torch"]
+    readme = (out / "README.md").read_text()
+    for part in ("## dgseg study ablation", "torch 2", "commit", "seeds 0, 1, 4 steps", kept["verdicts"][0]):
+        assert part in readme
+    assert (out / "plot.png").stat().st_size < report.LARGEST_PLOT
+    with Image.open(out / "plot.png") as picture:
+        picture.load()
+
+
+def test_a_run_that_fails_is_told_of_and_the_others_go_on(grid: Grid, tmp_path: Path):
+    runs, storage = plan(grid, (0,)), str(tmp_path / "runs")
+    (tmp_path / "runs" / runs[0].name).mkdir(parents=True)
+    (tmp_path / "runs" / runs[0].name / "recipe.yaml").write_text("no recipe")
+    outcome = execute(runs, storage, device="cpu", say=lambda _: None)
+    assert not outcome.whole
+    assert list(outcome.failed) == [runs[0].name]
+    assert "mapping of its fields" in outcome.failed[runs[0].name]
+    found = compared(grid, runs, finished(runs, storage))
+    assert list(found.groups) == ["ours"]
+    assert found.against == {}
+
+
+def test_one_that_is_asked_to_stop_leaves_the_rest(grid: Grid, tmp_path: Path):
+    class Enough(Listener):
+        def should_stop(self) -> bool:
+            return True
+
+    runs, storage = plan(grid, (0, 1)), str(tmp_path / "runs")
+    assert execute(runs, storage, device="cpu", say=lambda _: None, listeners=[Enough()]).stopped
+    assert [each.name for each in (tmp_path / "runs").iterdir()] == [runs[0].name]
+
+
+def test_processes_at_once(grid: Grid, tmp_path: Path):
+    runs, storage = plan(grid, (0,)), str(tmp_path / "runs")
+    assert execute(runs, storage, workers=2, device="cpu", say=lambda _: None).whole
+    assert set(finished(runs, storage)) == {run.name for run in runs}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "0"], "needs at least 1"),
+        (["--seeds", "1", "1"], "each once"),
+        (["--workers", "0"], "must be at least 1"),
+        (["--set", "model.nam=x"], "did you mean model.name"),
+        (["--set", "steps"], "FIELD=VALUE"),
+        (["--confidence", "2"], "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_studied(words: list[str], message: str, tmp_path: Path):
+    with pytest.raises(SystemExit, match=message):
+        main(["study", "ablation", "--storage", str(tmp_path), *words])
