@@ -39,7 +39,7 @@ def bars(found: Comparison, columns: Sequence[str] = ()) -> Figure:
         for spot, (_, values) in zip(spots, shown, strict=True):
             axes.plot([spot] * len(values), [100 * v for v in values.values()], ".", color="#222222", markersize=3)
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set(ylabel="mIoU, %", ylim=(0, None), xlim=(-0.6, len(columns) - 0.4))
+    axes.set(ylabel="mIoU, %, ± std over seeds", ylim=(0, None), xlim=(-0.6, len(columns) - 0.4))
     axes.grid(alpha=0.3, axis="y")
     axes.set_axisbelow(True)
     _legend(figure, axes)
