@@ -16,6 +16,8 @@ from dgseg.tracking.place import artifacts_of, use_short_timeouts
 # How dgseg/tracking/listener.py names what is read here.
 _CURVES = {"loss": "loss/total", VALIDATION: f"average/{VALIDATION}"}
 _STUDY = "dgseg.study"
+# MLflow's pages chart only the runs that they list, and list a parent's once it is opened.
+_HINT = "The runs open with the + before this one's name in the list; grouped by the tag row, charts show means."
 
 
 def from_mlflow(
@@ -57,7 +59,9 @@ def parent(config: MlflowConfig, study: str, description: str) -> MlflowConfig:
         found[0]
         if found
         else client.create_run(
-            experiment, run_name=Path(study).name, tags={_STUDY: study, "mlflow.note.content": description}
+            experiment,
+            run_name=Path(study).name,
+            tags={_STUDY: study, "mlflow.note.content": f"{description}\n\n{_HINT}"},
         )
     )
     return replace(config, parent=run.info.run_id)
