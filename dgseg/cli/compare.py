@@ -13,10 +13,11 @@ from dgseg.study.comparison import Comparison, compare
 from dgseg.study.page import comparison_page, headline
 from dgseg.study.records import Found, from_folders
 
-DESCRIPTION = (
+DESCRIPTION = textwrap.fill(
     "Finished runs in groups, mean ± standard deviation over seeds per domain and average, and differences from a "
     "baseline with their intervals. Runs come from their folders, or from MLflow by experiment, tag or id. Without "
-    "--group-by a group is a recipe, and runs whose settings differ in more than the seed stand apart."
+    "--group-by a group is a recipe, and runs whose settings differ in more than the seed stand apart.",
+    100,
 )
 EPILOG = """examples:
   dgseg compare runs --baseline erm-streets --html compared.html

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,13 @@ from dgseg.training import Listener, Progress
 if TYPE_CHECKING:
     from dgseg.tracking.listener import MlflowConfig
 
-DESCRIPTION = (
+DESCRIPTION = textwrap.fill(
     "Trains every row of a study with several seeds, and says which differences are beyond noise. ablation: the rows "
     "of FLEX-Seg's Table 2. misalignment: mIoU against label misalignment in pixels, with FLEX-Seg and without. "
     "sensitivity: α, τ, λ_gap and k, one at a time. boundary: fixed weightings of boundary pixels, and UBE. Every "
     "run's last checkpoint is scored; nothing is chosen by a score. Stopped at any time, the same command goes on; a "
-    "run that is finished is not run again. The exit status is 1 where a run failed, 130 when it was stopped."
+    "run that is finished is not run again. The exit status is 1 where a run failed, 130 when it was stopped.",
+    100,
 )
 EPILOG = """examples:
   dgseg study ablation --budget cpu --dry-run

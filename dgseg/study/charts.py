@@ -74,17 +74,22 @@ def learning_curves(found: Comparison) -> Figure | None:
 
 
 def lines(found: Comparison, panels: Mapping[str, Lines], columns: Sequence[str]) -> Figure:
-    """A row per score, a column per panel (what varies): means and intervals' halves are standard deviations."""
+    """A row per score, a column per panel (what varies): means, standard deviations, a dot for every seed."""
     figure = Figure(figsize=(1.2 + 4.2 * len(panels), 0.8 + 2.9 * len(columns)), layout="constrained")
     grid = figure.subplots(len(columns), len(panels), squeeze=False, sharey="row", sharex="col")
     for row, column in zip(grid, columns, strict=True):
-        for axes, (title, of_panel) in zip(row, panels.items(), strict=True):
+        for axes, of_panel in zip(row, panels.values(), strict=True):
             for (line, points), colour in zip(of_panel.items(), COLOURS, strict=False):
                 _line(axes, found, [point for point in points if point[1] in found.groups], column, line, colour)
             axes.grid(alpha=0.3)
-            if row is grid[-1]:
-                axes.set_xlabel(title)
-        row[0].set_ylabel(f"mIoU, {column}, %")
+        row[0].set_ylabel(f"mIoU, {column}, %, ± std")
+    for axes, (title, of_panel) in zip(grid[-1], panels.items(), strict=True):
+        places = sorted({x for points in of_panel.values() for x, _ in points})
+        if places[0] > 0 and places[-1] >= 10 * places[0]:
+            axes.set_xscale("log")
+        axes.set_xticks(places, [f"{x:g}" for x in places])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(title)
     if any(len(of_panel) > 1 for of_panel in panels.values()):
         grid[0, 0].legend()
     return figure

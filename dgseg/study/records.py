@@ -52,7 +52,9 @@ def from_folders(places: Iterable[str]) -> Found:
         if place.endswith(".json"):
             if not Path(place).is_file():
                 raise ValueError(f"{place}: no such file; give result.json files, runs' folders or folders of runs")
-            records.append(_result(json.loads(Path(place).read_text(encoding="utf-8")), place))
+            beside = open_storage(Path(place).parent)
+            whole = Path(place).name == RESULT and beside.exists("recipe.yaml")
+            records.append(of_run(beside) if whole else _result(json.loads(Path(place).read_text()), place))
             continue
         folder = open_storage(place)
         runs = [folder] if _is_run(folder) else [folder.folder(name) for name in folder.names()]

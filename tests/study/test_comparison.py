@@ -37,6 +37,7 @@ def test_a_run_s_folder_is_read_whole(runs: Path):
     assert "fog/iou/train" not in found.scores  # NaN: the class does not occur
     assert found.averages["validation"] == pytest.approx(0.42)  # the last one
     assert found.curves["loss"] == ((10, 10.0), (20, 5.0), (30, 100 / 30))
+    assert from_folders([str(runs / "erm-streets-seed1" / "result.json")]).records == [found]
 
 
 def test_means_differences_and_their_verdict(runs: Path):

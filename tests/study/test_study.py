@@ -26,8 +26,12 @@ def test_a_grid_is_sound(name: str):
     assert len(set(labels)) == len(labels)
     assert {row.against for row in grid.rows} - {None} <= set(labels)
     assert {label for lines in grid.panels.values() for line in lines.values() for _, label in line} <= set(labels)
-    for row in within(grid, BUDGETS["smoke"]).rows:
+    small = within(grid, BUDGETS["smoke"]).rows
+    model = assemble.model(small[0].recipe.model)
+    for row in small:
         assemble.check(row.recipe, world_size=1)
+        for config in assemble.present(row.recipe.objective).values():
+            config.build(model)
         assert row.recipe.schedule.steps == 20
         assert row.recipe.schedule.warmup == 1
         assert all("length=8" in spec for spec in (*row.recipe.data.test, *row.recipe.data.validation))
