@@ -77,7 +77,8 @@ def execute(
     if workers < 1:
         raise ValueError(f"--workers is {workers}; it must be at least 1")
     done = finished(runs, storage)
-    left = [run for run in runs if run.name not in done]
+    # Rows that --set has made alike share a run.
+    left = list({run.name: run for run in runs if run.name not in done}.values())
     if done:
         say(f"{len(done)} of {len(runs)} runs are finished already")
     outcome = Outcome()

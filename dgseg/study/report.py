@@ -122,7 +122,7 @@ def _made(found: Comparison) -> str:
 
 def _made_with(made: Mapping[str, Any]) -> str:
     hardware, versions = made.get("hardware", {}), made.get("versions", {})
-    device = hardware.get("gpu") or f"{hardware.get('threads', ABSENT)} threads of {hardware.get('cpu', ABSENT)}"
+    device = hardware.get("gpu") or f"{hardware.get('cpu', ABSENT)}, threads: {hardware.get('threads', ABSENT)}"
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if version and name != "dgseg")
     changed = " with uncommitted changes" if made.get("uncommitted_changes") else ""
     return f"{device}; {named}; commit {(made.get('commit') or 'unknown')[:12]}{changed}."
