@@ -1,4 +1,4 @@
-"""Runs side by side, and grids of runs that answer a question. Knows no network and no data set.
+"""Runs side by side, and grids of runs that answer a question.
 
 records, mlflow_runs        finished runs, from their folders and from MLflow: the place to begin reading
 statistics                  what several seeds say about a difference, and what they do not

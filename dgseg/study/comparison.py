@@ -74,8 +74,8 @@ class Comparison:
         return (
             "Mean ± standard deviation over seeds; the last checkpoint of every run. Differences with Student's t "
             f"intervals over seeds at {100 * self.confidence:g} %: {kinds}. They know the noise of training again, not "
-            f"of which images were scored, and each stands for itself: of {round(1 / (1 - self.confidence))} intervals of nothing one excludes 0. "
-            "A star marks those that exclude 0."
+            f"of which images were scored, and each stands for itself: of {round(1 / (1 - self.confidence))} intervals "
+            "of nothing one excludes 0. A star marks those that exclude 0."
         )
 
 
