@@ -285,3 +285,41 @@ def test_a_worker_that_is_killed_ends_the_others_and_nothing_is_lost(tmp_path: P
     (straight, _) = in_processes(2, STRETCH, recipe=recipe, storage=str(tmp_path / "straight"), stop=None)
     assert len(resumed.ids) == 14, "from the checkpoint of step 6"
     assert all(torch.equal(resumed.weights[name], w) for name, w in straight.weights.items())
+
+
+SHORT = LEAN | {"schedule.steps": 4, "schedule.warmup": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train.precision": "bf16"},
+        {"train.precision": "fp16"},
+        {"train.checkpoint_stages": True},
+        {"train.deterministic": True, "train.channels_last": False},
+        {"train.ema": 0.99, "train.clip": 0.1, "schedule.kind": "cosine"},
+        pytest.param({"train.compile": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_every_switch_trains(tmp_path: Path, changes: dict[str, Any]) -> None:
+    ear, plain = Ear(), Ear()
+    try:
+        found = weights(go(tmp_path, SHORT | changes, ear, log_every=1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    go(tmp_path / "plain", SHORT, plain, log_every=1)
+    assert len(ear.steps) == 4
+    assert all(bool(value.isfinite().all()) for value in found.values())
+    first, expected = ear.steps[0].losses["loss"], plain.steps[0].losses["loss"]
+    narrow = changes.get("train.precision") in ("bf16", "fp16")
+    assert first == pytest.approx(expected, rel=0.02 if narrow else 1e-5), "the same weights see the same images"
+
+
+def test_averaged_weights_are_the_ones_that_count(tmp_path: Path) -> None:
+    changes = SHORT | {"train.ema": 0.9}
+    result = go(tmp_path, changes)
+    final = load_file(tmp_path / "run/checkpoints/step-00000004/model.safetensors")
+    averaged = load_file(tmp_path / "run/checkpoints/step-00000004/ema.safetensors")
+    found = weights(result)
+    assert all(torch.equal(found[name], value) for name, value in averaged.items())
+    assert any(not torch.equal(final[name], value) for name, value in averaged.items())
