@@ -8,7 +8,8 @@ from importlib import import_module
 from dgseg import __version__
 
 # verb -> (module, what `--help` says). A module has add_arguments(parser) and main(arguments) -> exit status, and may
-# have a DESCRIPTION for its own --help; or it has VERBS of its own.
+# have a DESCRIPTION for its own --help; or it has VERBS of its own; or it reads the rest of the command line itself, in
+# run(argv) -> exit status.
 VERBS = {
     "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
     "compare-models": ("dgseg.cli.compare_models", "is B better than A, or is it noise, and where do they differ"),
@@ -21,6 +22,7 @@ VERBS = {
     "predict": ("dgseg.cli.predict", "label maps and overlays of images, folders and frames"),
     "profile": ("dgseg.cli.profile", "what models cost: parameters, FLOPs, latency, memory"),
     "tracking": ("dgseg.cli.tracking", "runs' records in MLflow"),
+    "train": ("dgseg.cli.train", "train a recipe on this machine; --help lists the recipes and all their fields"),
 }
 
 
@@ -46,6 +48,8 @@ def _dispatch(program: str, description: str, verbs: Mapping[str, tuple[str, str
     module = import_module(name)
     if hasattr(module, "VERBS"):
         return _dispatch(f"{program} {known.verb}", summary, module.VERBS, rest)
+    if hasattr(module, "run"):
+        return int(module.run(rest))
     verb_parser = argparse.ArgumentParser(
         prog=f"{program} {known.verb}", description=getattr(module, "DESCRIPTION", summary)
     )

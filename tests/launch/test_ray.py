@@ -1,0 +1,177 @@
+"""A run on Ray, on a cluster of its own: lost workers, errors, and what the driver shows."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dgseg.launch.cluster import cluster
+from dgseg.launch.config import LaunchConfig
+from dgseg.launch.local import run_here
+from dgseg.training import Listener
+from dgseg.training.listener import RunEnd, RunStart, StepReport
+from tests.launch.support import attempts, command, disturbed, weights
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cluster() -> Iterator[None]:
+    with cluster(LaunchConfig(workers=2, cpus_per_worker=1)):
+        yield
+
+
+class Screen(Listener):
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def on_start(self, start: RunStart) -> None:
+        self.told.append(("start", start.step))
+
+    def on_step(self, report: StepReport) -> None:
+        self.told.append(("step", report.step))
+
+    def on_end(self, end: RunEnd) -> None:
+        self.told.append((end.status, end.step))
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bit for bit what two processes without Ray come to."""
+    from dgseg.launch.ray import run_on_ray
+
+    screen, marks = Screen(), tmp_path / "marks"
+    result = run_on_ray(
+        command(tmp_path / "ray", workers=2), listeners=disturbed(marks, kill={1: 5}, pause=0.1), screen=[screen]
+    )
+    found, whole = weights(result), weights(run_here(command(tmp_path / "here", workers=2)))
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    assert attempts(marks, rank=1) == 2
+    assert "lost worker 1: starting again from the last checkpoint, 1 of 3 times" in capsys.readouterr().err
+    steps = [step for kind, step in screen.told if kind == "step"]
+    again = screen.told.index(("start", 3))
+    assert screen.told[0] == ("start", 0)
+    assert ("failed", steps[again - 2]) == screen.told[again - 1], "the first bar is taken off the screen"
+    assert [step for kind, step in screen.told[again:] if kind == "step"] == list(range(4, 13))
+    assert screen.told[-1] == ("finished", 12)
+    assert not [path for path in (tmp_path / "ray").iterdir() if path.name != "run"], "nothing of Ray's stays"
+
+
+def test_what_a_user_can_mend_is_told_once_and_not_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dgseg.launch.ray import run_on_ray
+
+    marks = tmp_path / "marks"
+    error = ValueError("labels hold 200 at frankfurt.png")
+    with pytest.raises(ValueError, match=f"^{error}$"):
+        run_on_ray(command(tmp_path, workers=2), listeners=disturbed(marks, fail=(1, error)))
+    assert attempts(marks) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_storage_that_cannot_be_written_is_told_before_anything_starts(tmp_path: Path) -> None:
+    from dgseg.launch.ray import run_on_ray
+
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be written"):
+        run_on_ray(command(tmp_path / "file" / "runs", workers=2))
+
+
+def test_gpus_that_this_machine_has_not(tmp_path: Path) -> None:
+    from dgseg.launch.ray import run_on_ray
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    given = command(tmp_path, workers=2)
+    with pytest.raises(ValueError, match="2 GPUs are asked for, and this machine has no GPU"):
+        run_on_ray(replace(given, run=replace(given.run, device="cuda")))
+
+
+@pytest.mark.slow
+def test_a_mistake_of_ours_comes_with_its_traceback(tmp_path: Path) -> None:
+    from dgseg.launch.failures import WorkerFailed
+    from dgseg.launch.ray import run_on_ray
+
+    with pytest.raises(WorkerFailed, match=r"(?s)worker 1:\n.*in should_stop.*KeyError: 'lost'.*logs of all"):
+        run_on_ray(command(tmp_path, workers=2), listeners=disturbed(tmp_path / "m", fail=(1, KeyError("lost"))))
+
+
+@pytest.mark.slow
+def test_told_to_stop_the_workers_save_and_the_same_name_goes_on(tmp_path: Path) -> None:
+    from dgseg.launch.ray import run_on_ray
+
+    class Stopper(Screen):
+        def on_step(self, report: StepReport) -> None:
+            super().on_step(report)
+            if report.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    given = command(tmp_path, workers=2)
+    stopped = run_on_ray(given, listeners=disturbed(tmp_path / "m", pause=0.3), screen=[Stopper()])
+    assert stopped.status == "stopped"
+    assert stopped.step < 12
+    screen = Screen()
+    found = weights(run_on_ray(given, screen=[screen]))
+    assert screen.told[0] == ("start", stopped.step)
+    whole = weights(run_here(command(tmp_path / "here", workers=2)))
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+STARTED = """
+import sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from dgseg.launch.cluster import cluster
+from tests.launch.support import command, disturbed
+given = command(Path({storage!r}), workers=2)
+with cluster(given.launch):
+    from dgseg.launch.ray import run_on_ray
+    run_on_ray(given, listeners=disturbed(Path({marks!r}), pause=0.5))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_takes_its_cluster_with_it_and_loses_nothing(tmp_path: Path) -> None:
+    code = STARTED.format(path=sys.path, storage=str(tmp_path), marks=str(tmp_path / "marks"))
+    driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    wait(lambda: list((tmp_path / "run" / "checkpoints").glob("step-*[0-9]")), driver)
+    started = [int(path.name.split("-")[2]) for path in (tmp_path / "marks").glob("worker-*")]
+    assert len(started) == 2
+    driver.kill()
+    driver.wait()
+    wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+    given = command(tmp_path, workers=2)
+    found, whole = weights(run_here(given)), weights(run_here(command(tmp_path / "whole", workers=2)))
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def wait(until: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        if process is not None and process.poll() is not None:
+            raise AssertionError(process.communicate()[1])
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_cluster_of_its_own_is_nobody_elses() -> None:
+    """Everything listens on 127.0.0.1, and nobody enters without the token."""
+    import psutil
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    assert is_token_auth_enabled()
+    own = psutil.Process()
+    listening = [
+        (process.name(), connection.laddr.ip)
+        for process in [own, *own.children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 3
+    assert {ip for _, ip in listening} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, listening
