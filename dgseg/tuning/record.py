@@ -25,6 +25,11 @@ _STATES = {
 }
 
 
+def trial_name(number: int) -> str:
+    """Of its run."""
+    return f"trial-{number:03d}"
+
+
 @dataclass
 class TrialRecord:
     number: int
@@ -36,7 +41,7 @@ class TrialRecord:
 
     @property
     def name(self) -> str:
-        return f"trial-{self.number:03d}"
+        return trial_name(self.number)
 
     @property
     def step(self) -> int:

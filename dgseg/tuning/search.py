@@ -1,6 +1,6 @@
 """Tune's searcher and scheduler over the sweep's record: neither has a memory of its own that a kill could take."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,9 +62,14 @@ class RecordedSearch(Searcher):  # type: ignore[misc]
 
 class Milestones(AsyncHyperBandScheduler):  # type: ignore[misc]
     """ASHA: at a ninth and a third of the steps (for a factor of 3) a trial goes on when it is among the best third of
-    those that have come so far. It knows trials by their numbers, which outlive Tune's own ids."""
+    those that have come so far. It knows trials by their numbers, which outlive Tune's own ids.
 
-    def __init__(self, record: Record, metric: str, steps: int, every: int, factor: int) -> None:
+    Tune would end a trial by ending its actor, and Ray Train's placement group would stay taken until the sweep's end.
+    So a trial is asked to stop, like any run: it saves, closes its record and gives back what it holds."""
+
+    def __init__(
+        self, record: Record, metric: str, steps: int, every: int, factor: int, cut: Callable[[int], None]
+    ) -> None:
         # No milestone at the very end: what has come that far also writes its weights.
         super().__init__(
             time_attr="step",
@@ -75,17 +80,22 @@ class Milestones(AsyncHyperBandScheduler):  # type: ignore[misc]
             reduction_factor=factor,
             stop_last_trials=False,
         )
+        self._cut = cut
         for trial in record.trials:
             numbered = SimpleNamespace(trial_id=trial.number)
             super().on_trial_add(None, numbered)
             for step, score in sorted(trial.scores.items()):
-                super().on_trial_result(None, numbered, {"step": step, metric: score})
+                result = {"step": step, metric: score}
+                if super().on_trial_result(None, numbered, result) == self.STOP and trial.status == "running":
+                    trial.status = "stopped"  # the kill came between the milestone and the stop
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, _numbered(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> Any:
-        return super().on_trial_result(tune_controller, _numbered(trial), result)
+        if super().on_trial_result(tune_controller, _numbered(trial), result) == self.STOP:
+            self._cut(trial.config[NUMBER])
+        return self.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         super().on_trial_complete(tune_controller, _numbered(trial), result)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import ray
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from dgseg.data import from_spec
 from dgseg.data.streets.domains import TARGETS
@@ -26,7 +26,7 @@ from dgseg.training.storage import Storage, open_storage
 from dgseg.tuning.record import Record, TrialRecord
 from dgseg.tuning.search import NUMBER, Milestones, RecordedSearch
 from dgseg.tuning.space import Parameter
-from dgseg.tuning.trial import Trial
+from dgseg.tuning.trial import Cuts, Trial
 
 SETTINGS, TUNE = "sweep.json", "tune"
 DEPTH = 2  # milestones: steps / factor² and steps / factor
@@ -111,38 +111,28 @@ class Sweep:
         kept |= wanted
         self.keep(kept)
         return kept
-
     def keep(self, settings: dict[str, Any]) -> None:
         self.folder.write(SETTINGS, (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode())
 
     def run(self, record: Record, callbacks: Sequence[tune.Callback], tracking: Any = None) -> None:
         """Until every trial has ended, on the cluster that this process has joined."""
+        cuts = ray.remote(Cuts).options(num_cpus=0).remote()
+        scheduler = self._scheduler(record, cuts)
         left = self.config.trials - len(record.of("finished", "stopped", "failed"))
         if left <= 0:
             return
         for trial in record.of("running"):  # a worker of a sweep that was just killed may still be breathing
             with self.folder.folder(trial.name).lock(wait=60):
                 pass
-        command = replace(
-            self.command,
-            recipe=self.recipe,
-            run=replace(self.command.run, storage=self.folder.url, keep=1, keep_best=0),
-        )
-        every = self.recipe.train.evaluate_every
-        assert every is not None
-        steps = self.recipe.schedule.steps
-        scheduler = (
-            Milestones(record, self.metric, steps, max(every, steps // self.config.factor**DEPTH), self.config.factor)
-            if self.config.scheduler == "asha"
-            else FIFOScheduler()
-        )
+        run = replace(self.command.run, storage=self.folder.url, keep=1, keep_best=0)
+        command = replace(self.command, recipe=self.recipe, run=run)
         # Tune's own tables, files and working folders: the sweep has a table and a record of its own.
         os.environ.update(
             {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
         )
         try:
             tune.run(
-                tune.with_parameters(_trial, trial=Trial(command, tracking)),
+                tune.with_parameters(_trial, trial=Trial(command, cuts, tracking)),
                 name=self.name,
                 storage_path=self.folder.where(TUNE),
                 search_alg=RecordedSearch(
@@ -158,9 +148,18 @@ class Sweep:
                 verbose=0,
             )
         finally:
+            ray.kill(cuts)
             for name in self.folder.names():
-                if name == TUNE or name.startswith(".launch-"):  # what a trial that was cut short could not clear away
+                if name == TUNE or name.startswith(".launch-"):  # left by a trial that was killed
                     self.folder.delete(name)
+
+
+    def _scheduler(self, record: Record, cuts: Any) -> TrialScheduler:
+        config, steps = self.config, self.recipe.schedule.steps
+        if config.scheduler == "none":
+            return FIFOScheduler()
+        first = max(1, steps // config.factor**DEPTH)
+        return Milestones(record, self.metric, steps, first, config.factor, cuts.cut.remote)
 
 
 def _trial(config: dict[str, Any], trial: Trial) -> None:
