@@ -30,7 +30,7 @@ def parallel_coordinates(trials: Sequence[TrialRecord], parameters: Sequence[Par
     scores = np.array([100 * (each.score or 0.0) for each in scored])
     norm = _norm(scores)
     columns = [_places([each.values[one.name] for each in scored], one) for one in parameters]
-    columns.append((norm(scores), [(float(norm(t)), f"{t:.1f}") for t in np.linspace(norm.vmin, norm.vmax, 5)]))
+    columns.append((norm(scores), [(float(norm(t)), f"{t:.1f}") for t in np.linspace(scores.min(), scores.max(), 5)]))
     top = best(scored)
     for row, trial in enumerate(scored):
         full = trial.status == "finished"

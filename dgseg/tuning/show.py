@@ -6,13 +6,14 @@ from typing import Self
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from dgseg.tuning.record import Record, TrialRecord, best
+from dgseg.tuning.record import Record, Status, TrialRecord, best
 from dgseg.tuning.space import Parameter
 from dgseg.tuning.summary import percent, shown
 
-_STYLES = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
+_STYLES: dict[Status, str] = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
 
 
 class Screen:
@@ -44,7 +45,9 @@ class Screen:
             score = f", {self.metric} {percent(trial.score)} %" if trial.scores else ""
             why = f": {trial.reason.splitlines()[0]}" if trial.reason else ""
             self.console.print(
-                f"trial {trial.number} {trial.status}, step {trial.step} of {self.steps}{score}{why}", soft_wrap=True
+                f"trial {trial.number} {trial.status}, step {trial.step} of {self.steps}{score}{why}",
+                soft_wrap=True,
+                markup=False,
             )
 
     def table(self) -> Table:
@@ -63,6 +66,6 @@ class Screen:
                 *(shown(each.values[one.name]) for one in self.parameters),
                 f"{each.step}/{self.steps}",
                 percent(each.score),
-                f"[{style}]{status}[/]" + (" ★" if each is top else ""),
+                f"[{style}]{escape(status)}[/]" + (" ★" if each is top else ""),
             )
         return table

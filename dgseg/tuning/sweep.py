@@ -9,7 +9,8 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -40,10 +41,9 @@ class SweepConfig:
     factor: int = 3  # ASHA: one of so many trials goes on at a milestone
     seed: int = 0  # of the search; the trials' own is the recipe's
     on: str | None = None  # the validation domain that decides; None: the mean of all
-    concurrent: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("trials", 1), ("factor", 2), ("concurrent", 1)):
+        for name, least in (("trials", 1), ("factor", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
 
@@ -90,8 +90,21 @@ class Sweep:
         self.folder: Storage = open_storage(command.run.storage).folder(self.name)
         self.folder.check_writable()
 
-    def claim(self) -> dict[str, Any]:
-        """What the folder keeps of the sweep; it is this sweep's from now on, or since it was begun."""
+    @contextmanager
+    def alone(self) -> Iterator[dict[str, Any]]:
+        """Gives what the folder keeps of the sweep, with nobody else at work in it."""
+        with self.folder.lock():
+            yield self._claim()
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.schedule.steps
+
+    def ended(self, record: Record) -> int:
+        return len(record.of("finished", "stopped", "failed"))
+
+    def _claim(self) -> dict[str, Any]:
+        """The folder is this sweep's from now on, or since it was begun."""
         wanted = {
             "recipe": to_yaml(self.command.recipe),
             "search": {each.name: str(each.distribution) for each in self.parameters},
@@ -111,21 +124,26 @@ class Sweep:
         kept |= wanted
         self.keep(kept)
         return kept
+
     def keep(self, settings: dict[str, Any]) -> None:
         self.folder.write(SETTINGS, (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode())
 
-    def run(self, record: Record, callbacks: Sequence[tune.Callback], tracking: Any = None) -> None:
-        """Until every trial has ended, on the cluster that this process has joined."""
+    def run(
+        self,
+        command: Command,
+        concurrent: int,
+        record: Record,
+        callbacks: Sequence[tune.Callback],
+        tracking: Any = None,
+    ) -> None:
+        """Until every trial has ended, on the cluster that this process has joined; `command` as it is there."""
         cuts = ray.remote(Cuts).options(num_cpus=0).remote()
         scheduler = self._scheduler(record, cuts)
-        left = self.config.trials - len(record.of("finished", "stopped", "failed"))
-        if left <= 0:
-            return
         for trial in record.of("running"):  # a worker of a sweep that was just killed may still be breathing
             with self.folder.folder(trial.name).lock(wait=60):
                 pass
-        run = replace(self.command.run, storage=self.folder.url, keep=1, keep_best=0)
-        command = replace(self.command, recipe=self.recipe, run=run)
+        run = replace(command.run, storage=self.folder.url, keep=1, keep_best=0)
+        command = replace(command, recipe=self.recipe, run=run)
         # Tune's own tables, files and working folders: the sweep has a table and a record of its own.
         os.environ.update(
             {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
@@ -139,8 +157,8 @@ class Sweep:
                     record, self.parameters, self.config.searcher, self.config.seed, self.config.trials
                 ),
                 scheduler=scheduler,
-                num_samples=left,
-                max_concurrent_trials=self.config.concurrent,
+                num_samples=self.config.trials - self.ended(record),
+                max_concurrent_trials=concurrent,
                 # A trial's actor only waits: a CPU of its own could keep its workers from theirs for ever.
                 resources_per_trial=tune.PlacementGroupFactory([{"memory": 1}]),
                 callbacks=list(callbacks),
@@ -153,9 +171,8 @@ class Sweep:
                 if name == TUNE or name.startswith(".launch-"):  # left by a trial that was killed
                     self.folder.delete(name)
 
-
     def _scheduler(self, record: Record, cuts: Any) -> TrialScheduler:
-        config, steps = self.config, self.recipe.schedule.steps
+        config, steps = self.config, self.steps
         if config.scheduler == "none":
             return FIFOScheduler()
         first = max(1, steps // config.factor**DEPTH)
@@ -166,7 +183,7 @@ def _trial(config: dict[str, Any], trial: Trial) -> None:
     trial(config)
 
 
-class Recorder(tune.Callback):
+class Recorder(tune.Callback):  # type: ignore[misc]
     """Tune's events into the record, which is written after each; `changed` is told of them."""
 
     def __init__(self, record: Record, metric: str, steps: int) -> None:
@@ -194,7 +211,7 @@ class Recorder(tune.Callback):
         found = self._of(trial)
         error: Any = trial.get_pickled_error()
         cause = getattr(error, "cause", None) or error
-        found.status, found.reason = "failed", str(cause)
+        found.status, found.reason = "failed", str(cause) or type(cause).__name__
         self._write(found)
 
     def changed(self, trial: TrialRecord) -> None:
@@ -206,7 +223,8 @@ class Recorder(tune.Callback):
         self.changed(trial)
 
     def _of(self, trial: Any) -> TrialRecord:
-        return self.record.trials[trial.config[NUMBER]]
+        found: TrialRecord = self.record.trials[trial.config[NUMBER]]
+        return found
 
 
 def fitting(command: Command) -> int:

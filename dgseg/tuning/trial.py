@@ -74,8 +74,6 @@ class Trial:
         recipe = applied(self.command.recipe, {name: value for name, value in config.items() if name != NUMBER})
         command = replace(self.command, recipe=recipe, run=replace(self.command.run, name=trial_name(number)))
         tracking = self.tracking and replace(self.tracking, tags={**self.tracking.tags, "trial": str(number)})
-        result = run_on_ray(
-            command, listeners=Listeners(self.cuts, number, tracking), callbacks=[TuneReportCallback()]
-        )
+        result = run_on_ray(command, listeners=Listeners(self.cuts, number, tracking), callbacks=[TuneReportCallback()])
         if result.status != "finished" and not ray.get(self.cuts.is_cut.remote(number)):
             raise RuntimeError(f"stopped at step {result.step} by a signal to its workers")
