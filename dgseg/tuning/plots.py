@@ -83,8 +83,12 @@ def slices(trials: Sequence[TrialRecord], parameters: Sequence[Parameter], metri
         else:
             own = one.default
             axes.axvline(own, color="0.7", linestyle=":", linewidth=1)
-            if one.log:
-                axes.set_xscale("log")
+            low, high, marks = _axis(one, 4)
+            axes.set_xscale("log" if one.log else "linear")
+            axes.set_xticks(marks, [shown(float(mark)) for mark in marks])
+            axes.set_xticks([], minor=True)
+            margin = (high / low) ** 0.05 if one.log else 0.05 * (high - low)
+            axes.set_xlim(*((low / margin, high * margin) if one.log else (low - margin, high + margin)))
         axes.set_xlabel(one.short)
     for axes in list(grid.flat)[len(parameters) :]:
         axes.set_axis_off()
@@ -104,12 +108,18 @@ def _places(values: Sequence[Any], one: Parameter) -> tuple[npt.NDArray[np.float
             np.array([names.index(each) / last for each in values]),
             [(place / last, str(name)) for place, name in enumerate(names)],
         )
-    low, high = float(getattr(one.distribution, "low")), float(getattr(one.distribution, "high"))  # noqa: B009
+    low, high, marks = _axis(one, 5)
     scale = np.log if one.log else np.asarray
     ends = np.array(scale([low, high]), dtype=np.float64)
     heights = (np.array(scale(np.array(values, dtype=np.float64))) - ends[0]) / (ends[1] - ends[0])
-    marks = np.geomspace(low, high, 5) if one.log else np.linspace(low, high, 5)
     return heights, [(place, shown(float(mark))) for place, mark in zip(np.linspace(0, 1, 5), marks, strict=True)]
+
+
+def _axis(one: Parameter, ticks: int) -> tuple[float, float, npt.NDArray[np.float64]]:
+    """From where to where a number is searched, and its ticks."""
+    bounds: Any = one.distribution
+    spaced = np.geomspace if one.log else np.linspace
+    return float(bounds.low), float(bounds.high), spaced(bounds.low, bounds.high, ticks)
 
 
 def _norm(scores: npt.NDArray[np.float64]) -> Normalize:

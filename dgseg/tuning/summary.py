@@ -1,5 +1,7 @@
 """What a sweep came to: the best trial, what mattered, and the command that trains the winner."""
 
+import contextlib
+import io
 import math
 import shlex
 from collections.abc import Sequence
@@ -36,7 +38,7 @@ def command(recipe: Recipe, name: str, saved_as: str) -> str:
     if recipe.name in RECIPES:
         words = [recipe.name]
         for field, (_, value) in differences(named(recipe.name), recipe).items():
-            words += _flag(field, value)
+            words += _flag(field, value) if field != "model.options" else []  # one without entries
         if _means(words, recipe):
             return shlex.join(["dgseg", "train", *words, "--name", name])
     return shlex.join(["dgseg", "train", "--recipe", saved_as, "--name", name])
@@ -53,7 +55,8 @@ def _flag(field: str, value: Any) -> list[str]:
 
 def _means(words: Sequence[str], recipe: Recipe) -> bool:
     try:
-        return parse(words, prog="dgseg train").recipe == recipe
+        with contextlib.redirect_stderr(io.StringIO()):
+            return parse(words, prog="dgseg train").recipe == recipe
     except (ValueError, SystemExit):
         return False
 

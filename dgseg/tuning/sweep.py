@@ -65,6 +65,8 @@ def objective(recipe: Recipe, on: str | None) -> str:
         )
     if on is not None and on not in domains:
         raise ValueError(f"--on {on}: data.validation has {', '.join(domains)}")
+    if on is None and len(domains) == 1:
+        on = domains[0]
     return f"{on}/miou" if on else "validation"
 
 
