@@ -8,10 +8,12 @@
 
 import json
 import os
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import ray
@@ -211,9 +213,11 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         found = self._of(trial)
-        error: Any = trial.get_pickled_error()
-        cause = getattr(error, "cause", None) or error
-        found.status, found.reason = "failed", str(cause) or type(cause).__name__
+        found.status, found.reason = "failed", "Tune gives no reason"
+        if trial.pickled_error_file:  # in this process's folder, from where Tune copies it later
+            error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
+            cause = getattr(error, "cause", None) or error
+            found.reason = str(cause) or type(cause).__name__
         self._write(found)
 
     def changed(self, trial: TrialRecord) -> None:
