@@ -5,6 +5,7 @@ VENV ?= .venv
 BUILD ?= build/inplace
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+TRAIN_ARGS ?=
 GPU_PROOF_OUT ?= gpu-proof-out
 # AUTO compiles CUDA kernels where nvcc is found. One's own GPU alone: make build DGSEG_CUDA_ARCHITECTURES=90
 export DGSEG_CUDA ?= AUTO
@@ -52,8 +53,8 @@ test: build  ## install, build and run the whole suite (minutes)
 test-slow: build  ## the long tests: wheels in empty environments
 	$(BIN)/python -m pytest -m slow -v -s $(PYTEST_ARGS)
 
-train: build  ## install, build and train: a small network on random label maps through every operator
-	$(BIN)/dgseg demo
+train: build  ## install, build and train FLEX-Seg on the streets world: two workers on a Ray of their own
+	$(BIN)/python ray_jobs/train_flexseg.py --workers 2 $(TRAIN_ARGS)
 
 lint: $(INSTALLED)  ## what pre-commit and CI run: ruff, mypy, clang-format, import-linter
 	ruff check .

@@ -44,4 +44,8 @@ def render_street(
     unknown: bool = False,
     image: bool = True,
     depth: bool = False,
+    shift: int = 0,
+    look: bool = False,
+    paints: bool = False,
+    pasted: npt.NDArray[np.uint8] | None = None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]: ...

@@ -5,15 +5,7 @@
 //   backward   logits, log-sum-exp, weights -> gradient
 //
 // Must move: pixels reads the logits once; backward reads them once and writes as much. The maps are 1/C of that.
-// Logits below label size are upsampled on the fly: between two source rows, a block of columns is interpolated
-// horizontally once per source row and serves all label rows between them; the gradient is summed over those label
-// rows first and taken back horizontally once. Full-resolution logits, probabilities or gradients never exist.
-//
-// Planes of NCHW logits often lie a power of two apart, so that reading C of them in lockstep would fight over one
-// cache set: blocks of kBlock pixels are copied into a buffer [C][kBlock] first.
-//
-// Legend: N images, C classes, h w logits' size, H W labels' size, T compute type, S storage type of the logits,
-// P pixels of a block, v vector index within a block.
+// How they walk over the logits, upsampled on the fly, and the legend are in ../common/logit_blocks.h.
 #include "backward.h"
 #include "loss.h"
 #include "pixels.h"
@@ -21,20 +13,12 @@
 namespace dgseg::DGSEG_ISA {
 namespace {
 
-template <class JobType, void (*task)(const JobType&, int64_t)>
-void run_tasks(int64_t begin, int64_t end, void* context) {
-  for (int64_t i = begin; i < end; ++i) task(*static_cast<const JobType*>(context), i);
-}
-
-inline bool same_size(const LogitsAndLabels& in) { return in.h == in.H && in.w == in.W; }
-inline bool is_empty(const LogitsAndLabels& in) { return in.N * in.H * in.W * in.C == 0; }
-
 template <class S>
 void pixels_typed(EntropyPixelsArgs& args, const Parallel& parallel) {
   using T = typename ComputeType<S>::type;
   using ThisJob = Job<EntropyPixelsArgs>;
   const bool full = same_size(args.in);
-  const int64_t tasks = full ? Flat(args.in).tasks(args.in.N) : args.in.N * up_groups(args.in.h);
+  const int64_t tasks = block_tasks(args.in);
   Scratch<TaskResult> results(tasks);
   for (int64_t i = 0; i < tasks; ++i) results[i] = TaskResult();
   const Axis<T> rows(args.in.h, args.in.H), columns(args.in.w, args.in.W);
@@ -51,7 +35,7 @@ void backward_typed(const EntropyBackwardArgs& args, const Parallel& parallel) {
   using T = typename ComputeType<S>::type;
   using ThisJob = Job<const EntropyBackwardArgs>;
   const bool full = same_size(args.in);
-  const int64_t tasks = full ? Flat(args.in).tasks(args.in.N) : args.in.N * up_groups(args.in.h);
+  const int64_t tasks = block_tasks(args.in);
   const Axis<T> rows(args.in.h, args.in.H), columns(args.in.w, args.in.W);
   ThisJob job{&args, nullptr, &rows, &columns};
   parallel.run(tasks, full ? run_tasks<ThisJob, backward_task_full<S>> : run_tasks<ThisJob, backward_task_up<S>>, &job);

@@ -2,23 +2,10 @@
 #include <cstdint>
 
 #include "../common/isa.h"
+#include "../common/logits.h"
 #include "../common/parallel.h"
-#include "../common/types.h"
 
 namespace dgseg {
-
-// logits [N, C, h, w] with element strides; labels and bands [N, H, W] contiguous, H >= h, W >= w.
-struct LogitsAndLabels {
-  const void* logits;
-  FloatType type;
-  int64_t N, C, h, w;
-  int64_t stride_n, stride_c, stride_h, stride_w;
-  const void* labels;
-  LabelType label_type;
-  const uint8_t* bands;  // nullptr: no band anywhere
-  int64_t H, W;
-  int64_t ignore_index;
-};
 
 // Entropy statistics of a set of pixels; rows of the moments tensor hold the same five numbers in this order.
 struct EntropyMoments {
@@ -29,6 +16,7 @@ struct EntropyMoments {
 // null.
 struct EntropyPixelsArgs {
   LogitsAndLabels in;
+  const uint8_t* bands;  // [N, H, W], above 0 inside a band; nullptr: no band anywhere
   void* log_sum_exp;
   void* entropy;
   void* cross_entropy;
@@ -39,7 +27,8 @@ struct EntropyPixelsArgs {
 enum class Weighting { entropy, fixed, threshold };
 
 struct EntropyLossArgs {
-  LogitsAndLabels in;        // logits are not read
+  LogitsAndLabels in;  // logits are not read
+  const uint8_t* bands;
   const void* class_weight;  // [C] in the compute type, or nullptr
   const void* entropy;
   const void* cross_entropy;
@@ -58,8 +47,7 @@ struct EntropyBackwardArgs {
   const void* grad_loss;  // one value in the compute type
   const void* log_sum_exp;
   const void* weights;
-  void* grad;  // [N, C, h, w] in the type of the logits
-  int64_t grad_stride_n, grad_stride_c, grad_stride_h, grad_stride_w;
+  LogitsGradient grad;
 };
 
 DGSEG_DECLARE_KERNEL(entropy_pixels, EntropyPixelsArgs& args, const Parallel& parallel)

@@ -26,18 +26,18 @@ void loss_task(const LossJob& job, int64_t task) {
   const double deviation = a.moments.band > 0 ? std::sqrt(a.moments.squares / a.moments.band) : 0;
   const T mean = T(a.moments.mean), sharpness = T(1 / (deviation + a.eps));
   const T* class_weight = static_cast<const T*>(a.class_weight);
-  BlockLabels labels;
+  BandedLabels labels;
   alignas(64) T weight[kBlock], entropy[kBlock], loss[kBlock];
   LossResult& result = job.results[task];
   for (int64_t begin = segment; begin < end; begin += kBlock) {
     const int64_t count = end - begin < kBlock ? end - begin : kBlock, offset = image * in.H * in.W + begin;
-    read_labels(in, offset, count, labels);
+    read_labels(in, a.bands, offset, count, labels);
     std::memset(loss, 0, sizeof loss);
     copy_row(loss, static_cast<const T*>(a.cross_entropy) + offset, count);
     for (int64_t p = 0; p < kBlock; ++p) weight[p] = labels.label[p] >= 0 ? scale : T(0);
     if (class_weight)
       for (int64_t p = 0; p < count; ++p) weight[p] *= labels.label[p] >= 0 ? class_weight[labels.label[p]] : T(0);
-    if (in.bands) {
+    if (a.bands) {
       switch (a.weighting) {
         case Weighting::entropy: {
           std::memset(entropy, 0, sizeof entropy);

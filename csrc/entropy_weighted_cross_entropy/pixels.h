@@ -43,7 +43,7 @@ __attribute__((noinline)) void pixel_block(int64_t C, int64_t count, const Logit
 // Masks what does not count, writes the maps and adds the block to the moments.
 template <class T>
 __attribute__((noinline)) void finish_pixels(const EntropyPixelsArgs& a, int64_t offset, int64_t count,
-                                             const BlockLabels& labels, PixelMaps<T>& maps, EntropyMoments& moments) {
+                                             const BandedLabels& labels, PixelMaps<T>& maps, EntropyMoments& moments) {
   EntropyMoments block;
   block.total = double(count);
   int64_t valid = 0, band = 0;
@@ -56,7 +56,7 @@ __attribute__((noinline)) void finish_pixels(const EntropyPixelsArgs& a, int64_t
   }
   copy_row(static_cast<T*>(a.log_sum_exp) + offset, maps.log_sum_exp, count);
   copy_row(static_cast<T*>(a.cross_entropy) + offset, maps.cross_entropy, count);
-  if (a.in.bands) {
+  if (a.bands) {
     for (int64_t p = 0; p < count; ++p) band += labels.band[p];
     constexpr int n = Lanes<T>::n;
     Vf<T> partial = splat(T(0));
@@ -81,76 +81,41 @@ __attribute__((noinline)) void finish_pixels(const EntropyPixelsArgs& a, int64_t
   merge(moments, block);
 }
 
+// Every block of a task: its maps, and its share of the moments.
+template <class T>
+struct PixelVisitor {
+  const EntropyPixelsArgs& a;
+  TaskResult& result;
+  BandedLabels& labels;
+  PixelMaps<T>& maps;
+
+  template <class Logits>
+  DGSEG_INLINE void operator()(const Place& at, const Logits& logit) const {
+    if (read_labels(a.in, a.bands, at.offset, at.count, labels))
+      note_bad(a.in, at.image, at.offset, at.count, result.bad);
+    if (a.bands)
+      pixel_block<T, true>(a.in.C, at.count, logit, labels, maps);
+    else
+      pixel_block<T, false>(a.in.C, at.count, logit, labels, maps);
+    finish_pixels(a, at.offset, at.count, labels, maps, result.moments);
+  }
+};
+
 template <class S>
 void pixels_task_full(const Job<EntropyPixelsArgs>& job, int64_t task) {
   using T = typename ComputeType<S>::type;
-  const EntropyPixelsArgs& a = *job.args;
-  const LogitsAndLabels& in = a.in;
-  const Flat flat(in);
-  const Segment segment(flat, task);
-  Scratch<T> copy(in.C * kBlock);
-  BlockLabels labels;
+  BandedLabels labels;
   PixelMaps<T> maps;
-  TaskResult& result = job.results[task];
-  for (int64_t begin = segment.begin; begin < segment.end; begin += kBlock) {
-    const int64_t count = segment.end - begin < kBlock ? segment.end - begin : kBlock;
-    const int64_t offset = segment.image * in.H * in.W + segment.row * in.W + begin;
-    const S* logits = static_cast<const S*>(in.logits) + segment.image * in.stride_n + segment.row * in.stride_h +
-                      begin * in.stride_w;
-    for (int64_t c = 0; c < in.C; ++c) {
-      // The hardware's prefetcher does not follow C planes at once: ask for this plane's next block now.
-      if (in.stride_w == 1 && begin + kBlock < segment.end)
-        for (int64_t p = 0; p < kBlock; p += 64 / int64_t(sizeof(S)))
-          __builtin_prefetch(logits + c * in.stride_c + kBlock + p);
-      load_row(copy.get() + c * kBlock, logits + c * in.stride_c, in.stride_w, count);
-      for (int64_t p = count; p < kBlock; ++p) copy[c * kBlock + p] = 0;
-    }
-    if (read_labels(in, offset, count, labels)) note_bad(in, segment.image, offset, count, result.bad);
-    const CopiedLogits<T, kBlock> logit{copy.get()};
-    if (in.bands)
-      pixel_block<T, true>(in.C, count, logit, labels, maps);
-    else
-      pixel_block<T, false>(in.C, count, logit, labels, maps);
-    finish_pixels(a, offset, count, labels, maps, result.moments);
-  }
+  visit_full_size<S>(job.args->in, task, PixelVisitor<T>{*job.args, job.results[task], labels, maps});
 }
 
 template <class S>
 void pixels_task_up(const Job<EntropyPixelsArgs>& job, int64_t task) {
   using T = typename ComputeType<S>::type;
-  const EntropyPixelsArgs& a = *job.args;
-  const LogitsAndLabels& in = a.in;
-  const auto& rows = *static_cast<const Axis<T>*>(job.rows);
-  const auto& columns = *static_cast<const Axis<T>*>(job.columns);
-  const int64_t image = task / up_groups(in.h), first = task % up_groups(in.h) * kUpTaskRows;
-  const int64_t last = first + kUpTaskRows < in.h ? first + kUpTaskRows : in.h;
-  UpBuffers<T> buffers(in.C, in.w);
-  BlockLabels labels;
+  BandedLabels labels;
   PixelMaps<T> maps;
-  TaskResult& result = job.results[task];
-  for (int64_t x0 = 0; x0 < in.W; x0 += kUpBlock) {
-    const int64_t count = in.W - x0 < kUpBlock ? in.W - x0 : kUpBlock;
-    T* below = buffers.one.get();
-    T* above = buffers.other.get();
-    interpolate_row<S, T>(in, columns, image, first, x0, count, buffers.source.get(), below);
-    for (int64_t row = first; row < last; ++row) {
-      const int64_t next = row + 1 < in.h ? row + 1 : row;
-      interpolate_row<S, T>(in, columns, image, next, x0, count, buffers.source.get(), above);
-      for (int64_t y = rows.first(row); y < rows.first(row + 1); ++y) {
-        const int64_t offset = (image * in.H + y) * in.W + x0;
-        if (read_labels(in, offset, count, labels)) note_bad(in, image, offset, count, result.bad);
-        const BetweenRows<T, kUpBlock> logit{below, above, rows.fraction(y)};
-        if (in.bands)
-          pixel_block<T, true>(in.C, count, logit, labels, maps);
-        else
-          pixel_block<T, false>(in.C, count, logit, labels, maps);
-        finish_pixels(a, offset, count, labels, maps, result.moments);
-      }
-      T* swap = below;
-      below = above;
-      above = swap;
-    }
-  }
+  visit_upsampled<S>(job.args->in, *static_cast<const Axis<T>*>(job.rows), *static_cast<const Axis<T>*>(job.columns),
+                     task, PixelVisitor<T>{*job.args, job.results[task], labels, maps});
 }
 
 }  // namespace

@@ -99,17 +99,16 @@ void run(const Case& k, uint64_t seed) {
   for (const Parallel& parallel : {test::serial(), test::threaded()}) {
     std::vector<float> log_sum_exp(pixels), entropy(pixels), cross_entropy(pixels), weights(pixels), per_image(k.N),
         gradient(logits.size());
-    const LogitsAndLabels in{
-        logits.data(), FloatType::f32, k.N,          k.C, k.h, k.w, k.C * k.h * k.w, k.h * k.w, k.w, 1,
-        labels.data(), LabelType::u8,  bands.data(), k.H, k.W, 255};
-    EntropyPixelsArgs forward{in, log_sum_exp.data(), entropy.data(), cross_entropy.data(), {}, {}};
+    const LogitsAndLabels in{logits.data(), FloatType::f32, k.N, k.C, k.h, k.w, k.C * k.h * k.w, k.h * k.w, k.w, 1,
+                             labels.data(), LabelType::u8,  k.H, k.W, 255};
+    EntropyPixelsArgs forward{in, bands.data(), log_sum_exp.data(), entropy.data(), cross_entropy.data(), {}, {}};
     DGSEG_PICK(entropy_pixels)(forward, parallel);
     CHECK(forward.bad.image < 0, "a label was taken for wrong");
     close(log_sum_exp, expected.log_sum_exp, 2e-6, "log_sum_exp");
     close(cross_entropy, expected.cross_entropy, 2e-6, "cross_entropy");
     close(entropy, expected.entropy, 4e-6, "entropy");
     EntropyLossArgs loss{};
-    loss.in = in, loss.entropy = entropy.data(), loss.cross_entropy = cross_entropy.data(),
+    loss.in = in, loss.bands = bands.data(), loss.entropy = entropy.data(), loss.cross_entropy = cross_entropy.data(),
     loss.moments = forward.moments;
     loss.ranks = 1, loss.alpha = 3, loss.eps = 1e-6, loss.denominator = forward.moments.valid;
     loss.weights = weights.data(), loss.per_image = per_image.data();
@@ -117,7 +116,7 @@ void run(const Case& k, uint64_t seed) {
     CHECK(std::fabs(loss.loss - expected.loss) <= 1e-5 * (1 + expected.loss), "%g, not %g", loss.loss, expected.loss);
     const float one = 1;
     const EntropyBackwardArgs back{
-        in, &one, log_sum_exp.data(), weights.data(), gradient.data(), k.C * k.h * k.w, k.h * k.w, k.w, 1};
+        in, &one, log_sum_exp.data(), weights.data(), {gradient.data(), k.C * k.h * k.w, k.h * k.w, k.w, 1}};
     DGSEG_PICK(entropy_backward)(back, parallel);
     close(gradient, expected.gradient, 1e-5, "gradient");
     if (first_gradient.empty()) first_gradient = gradient;
@@ -130,7 +129,8 @@ void wrong_label() {
   std::vector<uint8_t> labels(16, 1), bands(16, 1);
   labels[5] = 200;
   EntropyPixelsArgs args{
-      {logits.data(), FloatType::f32, 1, 3, 4, 4, 48, 16, 4, 1, labels.data(), LabelType::u8, bands.data(), 4, 4, 255},
+      {logits.data(), FloatType::f32, 1, 3, 4, 4, 48, 16, 4, 1, labels.data(), LabelType::u8, 4, 4, 255},
+      bands.data(),
       map.data(),
       map.data(),
       map.data(),

@@ -1,4 +1,4 @@
-#include "../common/torch.h"
+#include "../common/torch_logits.h"
 #include "kernel.h"
 
 #include <tuple>
@@ -9,33 +9,12 @@ namespace {
 using torch::stable::contiguous;
 using torch::stable::empty;
 
-// Shapes and types were checked by dgseg.ops; what is checked here keeps direct calls of the raw operators in bounds.
-LogitsAndLabels describe(const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& bands,
-                         int64_t ignore_index) {
-  STD_TORCH_CHECK(logits.dim() == 4 && labels.dim() == 3, "logits must be [N, C, h, w] and labels [N, H, W]");
-  STD_TORCH_CHECK(logits.size(0) == labels.size(0), "logits and labels must have the same batch size");
-  STD_TORCH_CHECK(logits.size(2) <= labels.size(1) && logits.size(3) <= labels.size(2),
-                  "logits must not be larger than the labels");
-  STD_TORCH_CHECK(labels.numel() == 0 || logits.numel() > 0, "logits hold no values, but there are labels");
-  if (bands)
-    STD_TORCH_CHECK(bands->scalar_type() == ScalarType::Byte && bands->numel() == labels.numel(),
-                    "bands must be uint8 of the labels' shape");
-  return {logits.const_data_ptr(),
-          float_type(logits),
-          logits.size(0),
-          logits.size(1),
-          logits.size(2),
-          logits.size(3),
-          logits.stride(0),
-          logits.stride(1),
-          logits.stride(2),
-          logits.stride(3),
-          labels.const_data_ptr(),
-          label_type(labels),
-          bands ? static_cast<const uint8_t*>(bands->const_data_ptr()) : nullptr,
-          labels.size(1),
-          labels.size(2),
-          ignore_index};
+// The bands of labels that were described already; nullptr where there are none.
+const uint8_t* describe_bands(const std::optional<Tensor>& bands, const Tensor& labels) {
+  if (!bands) return nullptr;
+  STD_TORCH_CHECK(bands->scalar_type() == ScalarType::Byte && bands->numel() == labels.numel(),
+                  "bands must be uint8 of the labels' shape");
+  return static_cast<const uint8_t*>(bands->const_data_ptr());
 }
 
 std::optional<Tensor> dense(const std::optional<Tensor>& tensor) {
@@ -47,7 +26,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pixels(const Tensor& logits, const Te
   const Tensor labels = contiguous(labels_in);
   const std::optional<Tensor> bands = dense(bands_in);
   EntropyPixelsArgs args{};
-  args.in = describe(logits, labels, bands, ignore_index);
+  args.in = describe(logits, labels, ignore_index);
+  args.bands = describe_bands(bands, labels);
   const ScalarType type = compute_type(logits);
   Tensor log_sum_exp = empty(labels.sizes(), type), cross_entropy = empty(labels.sizes(), type);
   Tensor entropy = bands ? empty(labels.sizes(), type) : empty({0}, type);
@@ -74,7 +54,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> loss(const Tensor& logits, const Tens
   const std::optional<Tensor> bands = dense(bands_in), class_weight = dense(class_weight_in);
   const ScalarType type = compute_type(logits);
   EntropyLossArgs args{};
-  args.in = describe(logits, labels, bands, ignore_index);
+  args.in = describe(logits, labels, ignore_index);
+  args.bands = describe_bands(bands, labels);
   STD_TORCH_CHECK(cross_entropy.numel() == labels.numel() && cross_entropy.scalar_type() == type,
                   "cross_entropy must be the map that entropy_weighted_ce_pixels returned");
   STD_TORCH_CHECK(!bands || (entropy.numel() == labels.numel() && entropy.scalar_type() == type),
@@ -115,7 +96,7 @@ Tensor backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& lab
                weights = contiguous(weights_in);
   const ScalarType type = compute_type(logits);
   EntropyBackwardArgs args{};
-  args.in = describe(logits, labels, std::nullopt, ignore_index);
+  args.in = describe(logits, labels, ignore_index);
   STD_TORCH_CHECK(grad_loss.numel() == 1 && grad_loss.scalar_type() == type, "grad_loss must be one value");
   STD_TORCH_CHECK(log_sum_exp.numel() == labels.numel() && weights.numel() == labels.numel() &&
                       log_sum_exp.scalar_type() == type && weights.scalar_type() == type,
@@ -125,9 +106,7 @@ Tensor backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& lab
   args.grad_loss = grad_loss.const_data_ptr();
   args.log_sum_exp = log_sum_exp.const_data_ptr();
   args.weights = weights.const_data_ptr();
-  args.grad = grad.mutable_data_ptr();
-  args.grad_stride_n = grad.stride(0), args.grad_stride_c = grad.stride(1);
-  args.grad_stride_h = grad.stride(2), args.grad_stride_w = grad.stride(3);
+  args.grad = describe_gradient(grad);
   DGSEG_PICK(entropy_backward)(args, torch_parallel());
   return grad;
 }

@@ -30,6 +30,20 @@ struct Lamp {
   float glare;  // metres of its halo
 };
 
+// Other colours for the things of some classes; see shift.h.
+struct Paints {
+  static constexpr int kLabels = 19;
+  bool changed[kLabels];
+  uint8_t turn[kLabels];
+  Colour strength[kLabels];
+
+  Colour on(uint8_t label, Colour c) const {
+    if (label >= kLabels || !changed[label]) return c;
+    const Colour turned = turn[label] == 0 ? c : turn[label] == 1 ? Colour{c.g, c.b, c.r} : Colour{c.b, c.r, c.g};
+    return turned * strength[label];
+  }
+};
+
 class Canvas {
  public:
   static constexpr float kNear = 0.8f;
@@ -38,6 +52,7 @@ class Canvas {
   const int height, width;
   const bool shaded;  // false: labels and depth alone
   Camera camera{};
+  const Paints* paints = nullptr;    // null: every thing in its own colours
   Scratch<float> nearness;           // 1 / depth, 0 = infinitely far
   Scratch<float> red, green, blue;   // display values, 1 = white
   Scratch<uint8_t> label, glow, up;  // 0..255
@@ -63,9 +78,10 @@ class Canvas {
     nearness[i] = near;
     label[i] = texel.label;
     if (!shaded || texel.clear) return;
-    red[i] = texel.colour.r;
-    green[i] = texel.colour.g;
-    blue[i] = texel.colour.b;
+    const Colour colour = paints ? paints->on(texel.label, texel.colour) : texel.colour;
+    red[i] = colour.r;
+    green[i] = colour.g;
+    blue[i] = colour.b;
     glow[i] = uint8_t(int(clamp(texel.glow, 0, 1) * 255.0f));
     up[i] = uint8_t(int(clamp(texel.up, 0, 1) * 255.0f));
   }

@@ -8,10 +8,11 @@
 // noise textures, weather and sensor. Misalignment adds a second drawing and a warp: 5 ms.
 //
 // Reading order: random, maths, canvas (the one primitive), style (the domains), brush, vehicles, people, furniture,
-// buildings, unknown, ground, scene (where things stand), weather, sensor.
+// buildings, unknown, ground, scene (where things stand), shift, weather, sensor.
 #include "kernel.h"
 #include "scene.h"
 #include "sensor.h"
+#include "shift.h"
 
 namespace dgseg::DGSEG_ISA {
 namespace {
@@ -25,8 +26,17 @@ Camera camera_of(const Style& style, const StreetsArgs& args) {
 
 void draw(Canvas& canvas, const Style& style, const StreetsArgs& args, uint64_t key, float stray) {
   canvas.camera = camera_of(style, args);
+  const StreetsShift* shift = args.shift;
+  Paints other;
+  if (shift && shift->paints) {
+    other = paints(shift->seed);
+    canvas.paints = &other;
+  }
   Scene scene({canvas, style}, key, {stray, mix64(key + kStray)});
   scene.draw(args.unknown);
+  Brush brush{canvas, style};
+  if (shift && shift->pasted) paste(brush, shift->pasted, shift->seed);
+  canvas.paints = nullptr;
 }
 
 }  // namespace
@@ -35,7 +45,8 @@ void streets_render(const StreetsArgs& args) {
   const uint64_t key =
       mix64(mix64(mix64(uint64_t(args.domain) + 0x73747265657473ull) + args.seed) + args.index * 0x9e3779b97f4a7c15ull);
   Random random(key, kStyle);
-  const Style style = style_of(args.domain, random);
+  const Style own = style_of(args.domain, random);
+  const Style style = args.shift && args.shift->look ? restyled(own, args.shift->seed) : own;
   const int height = int(args.height), width = int(args.width);
   auto plan = [&](const Canvas& canvas) {
     for (int64_t i = 0; i < canvas.pixels(); ++i) args.label[i] = canvas.label[i];

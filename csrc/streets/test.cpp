@@ -16,12 +16,12 @@ struct Rendering {
 };
 
 Rendering render(int domain, uint64_t seed, uint64_t index, int64_t height, int64_t width, float misalignment = 0,
-                 bool unknown = false, bool image = true) {
+                 bool unknown = false, bool image = true, const StreetsShift* shift = nullptr) {
   const size_t pixels = size_t(height * width);
   // Poisoned: what is not written would show.
   Rendering out{std::vector<uint8_t>(pixels, 77), std::vector<uint8_t>(3 * pixels, 77), std::vector<float>(pixels, -1)};
   DGSEG_PICK(streets_render)({StreetsDomain(domain), seed, index, height, width, misalignment, unknown,
-                              out.label.data(), image ? out.image.data() : nullptr, out.depth.data()});
+                              out.label.data(), image ? out.image.data() : nullptr, out.depth.data(), shift});
   return out;
 }
 
@@ -57,6 +57,36 @@ void golden() {
   CHECK(equal, "the world has changed");
 }
 
+// Scenes under another look, with two objects pasted in: training data, and as fixed as the world.
+constexpr uint64_t kShiftedGolden = 0xcf9cacee78eadad0ull;
+
+void shifted_golden() {
+  uint64_t all = 0;
+  std::vector<uint8_t> mask(96 * 192, 0);
+  for (int y = 50; y < 80; ++y)
+    for (int x = 40; x < 60; ++x) mask[size_t(y * 192 + x)] = 1, mask[size_t((y - 45) * 192 + x + 80)] = 2;
+  for (uint64_t index = 0; index < 6; ++index) {
+    const StreetsShift shift{index * 77, index % 3 != 1, index % 3 != 2, index % 2 ? mask.data() : nullptr};
+    all = all * 31 + hash(render(int(index % 2), 5, index, 96, 192, index == 4 ? 1.5f : 0.0f, false, true, &shift));
+  }
+  CHECK(all == kShiftedGolden, "shifted scenes have changed: 0x%016llxull", (unsigned long long)all);
+}
+
+// Nothing but what is pasted moves, and that goes where the mask says.
+void shift_keeps_the_plan(int64_t height, int64_t width) {
+  const Rendering plain = render(0, 3, 17, height, width);
+  std::vector<uint8_t> mask(size_t(height * width), 0);
+  for (size_t i = 0; i < mask.size(); ++i) mask[i] = i % 7 == 0 ? 255 : i % 5 == 0;
+  const StreetsShift look{9, true, true, nullptr}, all{9, true, true, mask.data()};
+  const Rendering other = render(0, 3, 17, height, width, 0, false, true, &look);
+  CHECK(other.label == plain.label && other.depth == plain.depth, "another look moved a label");
+  if (height > 32) CHECK(other.image != plain.image, "another look changed no pixel");
+  const Rendering pasted = render(0, 3, 17, height, width, 0, false, true, &all);
+  for (size_t i = 0; i < mask.size(); ++i)
+    CHECK(pasted.label[i] == (mask[i] ? 254 : plain.label[i]), "label %d at %zu", pasted.label[i], i);
+  CHECK(render(0, 3, 17, height, width, 0, false, false, &all).label == pasted.label, "labels alone differ");
+}
+
 // Labels are classes, or 254 where unknown objects were asked for; depth is positive on all but the sky.
 void plausible(const Rendering& scene, bool unknown) {
   for (size_t i = 0; i < scene.label.size(); ++i) {
@@ -71,8 +101,10 @@ void plausible(const Rendering& scene, bool unknown) {
 
 int main() {
   golden();
+  shifted_golden();
   // Tiny, narrow, tall, single pixels: nothing may be read or written outside; large: 32-bit offsets suffice.
   const int64_t sizes[][2] = {{1, 1}, {1, 40}, {40, 1}, {32, 64}, {33, 65}, {64, 48}, {50, 300}, {512, 1024}};
+  for (auto [height, width] : sizes) shift_keeps_the_plan(height, width);
   for (auto [height, width] : sizes)
     for (int domain = 0; domain < kStreetsDomains; ++domain) {
       const bool unknown = domain % 2 == 0;

@@ -9,16 +9,16 @@ from dgseg import __version__
 
 # verb -> (module, what `--help` says). A module has add_arguments(parser) and main(arguments) -> exit status, and may
 # have a DESCRIPTION for its own --help; or it has VERBS of its own; or it reads the rest of the command line itself, in
-# run(argv) -> exit status.
+# command_line(argv) -> exit status.
 VERBS = {
     "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
     "compare-models": ("dgseg.cli.compare_models", "is B better than A, or is it noise, and where do they differ"),
     "data": ("dgseg.cli.data", "look at data sets, check, choose, pack and compare them"),
-    "demo": ("dgseg.cli.demo", "train a small network on random label maps through every operator"),
     "doctor": ("dgseg.cli.doctor", "what this machine has, what is missing or slow, and how to mend it"),
     "embed": ("dgseg.cli.embed", "t-SNE of features and covariances, by class and by domain"),
     "evaluate": ("dgseg.cli.evaluate", "scores by the official conventions, per domain, and where a model fails"),
     "export": ("dgseg.cli.export", "write a model for another runtime, and run it there beside ours"),
+    "generate": ("dgseg.cli.generate", "augment a labelled data set: unknown objects, other weather, in pairs"),
     "predict": ("dgseg.cli.predict", "label maps and overlays of images, folders and frames"),
     "profile": ("dgseg.cli.profile", "what models cost: parameters, FLOPs, latency, memory"),
     "tracking": ("dgseg.cli.tracking", "runs' records in MLflow"),
@@ -48,8 +48,8 @@ def _dispatch(program: str, description: str, verbs: Mapping[str, tuple[str, str
     module = import_module(name)
     if hasattr(module, "VERBS"):
         return _dispatch(f"{program} {known.verb}", summary, module.VERBS, rest)
-    if hasattr(module, "run"):
-        return int(module.run(rest))
+    if hasattr(module, "command_line"):
+        return int(module.command_line(rest))
     verb_parser = argparse.ArgumentParser(
         prog=f"{program} {known.verb}", description=getattr(module, "DESCRIPTION", summary)
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,9 @@ def from_weights(arguments: argparse.Namespace) -> SegmentationModel:
     if name is None:
         state, metadata = read(arguments.weights)
         name = metadata.get("architecture")
+        # What the command line says stands behind, and hence wins.
+        options = [*json.loads(metadata.get("options", "{}")).items(), *arguments.options]
+        arguments = argparse.Namespace(**vars(arguments) | {"options": options})
         if not name:
             looks = looks_like(bare(state)[0], metadata)
             hint = f"; it looks like {looks}" if looks else ""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-def run(argv: Sequence[str]) -> int:
+def command_line(argv: Sequence[str]) -> int:
     from dgseg.launch.main import here
 
     return here(argv)

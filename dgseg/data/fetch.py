@@ -90,7 +90,7 @@ class Fetcher:
             try:
                 sample = self.sources[chosen.source].lazy(chosen.index)
                 if not self.labelled:
-                    sample = replace(sample, label=None)
+                    sample = _unlabelled(sample)
                 return chosen, self.pipeline(sample, generator(self.seed, draw.number, self.purpose), chosen)
             except CorruptFile as error:
                 corrupt.append(Corrupt(error.path, str(error), draw.number))
@@ -120,6 +120,12 @@ class Fetcher:
 
     def _name(self, draw: Draw) -> str:
         return self.sources[draw.source].id(draw.index)
+
+
+def _unlabelled(sample: Sample | LazySample) -> Sample | LazySample:
+    if isinstance(sample, LazySample):
+        return replace(sample, label=None)
+    return replace(sample, label=None, views={name: replace(view, label=None) for name, view in sample.views.items()})
 
 
 def _shape(tensor: Tensor | None) -> str:

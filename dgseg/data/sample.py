@@ -27,12 +27,15 @@ class Box(NamedTuple):
 @dataclass(frozen=True)
 class Sample:
     """One image. `label` is None where a dataset is used without its labels. `extra` holds further maps of the same
-    height and width that share the image's geometry, nearest-sampled as labels are (depth, instance ids)."""
+    height and width that share the image's geometry, nearest-sampled as labels are (depth, instance ids). `views` holds
+    further pictures of the same places with labels of their own ("augmented": the scene as a generator redrew it): they
+    move as this one does, and become views of the batch."""
 
     image: Tensor  # uint8 [3, H, W]
     label: Tensor | None  # uint8 [H, W]: train ids, 254 = out-of-distribution, 255 = void
     id: str  # stable across machines: "cityscapes/frankfurt/frankfurt_000000_000294", "streets/fog/0/1000012"
     extra: dict[str, Tensor] = field(default_factory=dict)
+    views: dict[str, Sample] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -44,6 +47,7 @@ class Sample:
             None if self.label is None else box.of(self.label),
             self.id,
             {name: box.of(each) for name, each in self.extra.items()},
+            {name: view.crop(box) for name, view in self.views.items()},
         )
 
     def whole(self) -> Sample:

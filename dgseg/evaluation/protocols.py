@@ -86,6 +86,8 @@ PROTOCOLS: dict[str, Protocol] = {
         window=1024,
         stride=512,
     ),
+    # The real-time study's: Cityscapes alone, at the size that it is trained at.
+    "realtime": Protocol("realtime", {"cityscapes": (512, 1024)}, others="refused"),
     "native": Protocol("native", {}, others="own size"),
     "streets": Protocol("streets", {}, others="own size"),
 }
@@ -101,7 +103,7 @@ def protocol_named(name: str, architecture: str = "") -> Protocol:
     return PROTOCOLS[name]
 
 
-NAMES = ("native", "streets", "paper", "paper-daformer", "paper-hrda")
+NAMES = ("native", "streets", "paper", "paper-daformer", "paper-hrda", "realtime")
 
 # The averages of the paper's tables, and of the streets world's targets.
 AVERAGES = {

@@ -23,6 +23,7 @@ def cluster(launch: LaunchConfig) -> Iterator[LaunchConfig]:
     joined = "ray" in sys.modules and _is_initialized()
     own = not joined and launch.address is None and not os.environ.get("RAY_ADDRESS")
     if own:
+        print("starting a Ray cluster on this machine for the run", file=sys.stderr, flush=True)
         make_private()
     import ray
 

@@ -33,19 +33,27 @@ class Command:
     run: RunConfig = field(default_factory=RunConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
+    def sizes(self) -> list[int]:
+        """The numbers of workers, of those that may come to train, among which every batch divides evenly."""
+        data, parts = self.recipe.data, self.recipe.train.accumulate
+        batches = [data.batch_size, *([data.target.batch_size] if data.target else [])]
+        asked = range(self.launch.min_workers or self.launch.workers, self.launch.workers + 1)
+        return [workers for workers in asked if not any(batch % (workers * parts) for batch in batches)]
+
 
 def parse(argv: Sequence[str], *, prog: str, recipes: Recipes = RECIPES) -> Command:
     """SystemExit after --help and after a wrong flag, which is explained; ValueError where values do not fit."""
     # Messages name a run's settings by their dotted names, too.
     label, recipe, rest = _chosen([re.sub("^--run[.]", "--", word) for word in argv], recipes)
     _check_parts(rest, label, recipe, recipes)
+    listing = len(rest) == len(argv)  # no recipe is named
     recipe, rest = _with_options(recipe, rest)
     options = recipe.model.options
     plain = replace(recipe, model=replace(recipe.model, options={}))
     flags = tyro.cli(
         _flags(plain),
         prog=f"{prog} {label}",
-        description=_description(recipes, options),
+        description=_description(recipes, options, listing=listing),
         args=rest,
         config=(tyro.conf.AvoidSubcommands,),
     )
@@ -69,7 +77,11 @@ def _chosen(argv: Sequence[str], recipes: Recipes) -> tuple[str, Recipe, list[st
     name = first.replace("_", "-")
     if name not in recipes:
         near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(recipes)}"
+        hint = (
+            f"Did you mean {' or '.join(near)}?"
+            if near
+            else f"There are {', '.join([*recipes][:6])} and more: --help lists them"
+        )
         raise ValueError(f"there is no recipe {first!r}. {hint}")
     for before, word in pairwise(["", *rest]):
         if word.partition("=")[0] == "--recipe" or (word in recipes and not before.startswith("--")):
@@ -101,14 +113,19 @@ def _parts(recipe: Recipe) -> list[str]:
     return [part.name for part in fields(recipe) if part.name != "name"]
 
 
-def _description(recipes: Recipes, options: Mapping[str, Any]) -> str:
+def _description(recipes: Recipes, options: Mapping[str, Any], *, listing: bool) -> str:
     width = max(map(len, recipes))
+    listed = [
+        f"Recipes; the first word names one, and without it {DEFAULT} is meant:",
+        *(f"  {name:{width}}  {each.says}".rstrip() for name, each in recipes.items()),
+        "",
+        "In place of the name, --recipe FILE.yaml takes a recipe that a run has saved.",
+    ]
+    if not listing:
+        listed = ["--help without a recipe lists the recipes."]
     return "\n".join(
         [
-            f"Recipes; the first word names one, and without it {DEFAULT} is meant:",
-            *(f"  {name:{width}}  {each.says}".rstrip() for name, each in recipes.items()),
-            "",
-            "In place of the name, --recipe FILE.yaml takes a recipe that a run has saved.",
+            *listed,
             "",
             "Every field of the recipe is a flag. What its architecture takes beside them:",
             f"  {OPTIONS}NAME VALUE  (here: {', '.join(f'{k}={v!r}' for k, v in options.items()) or 'none'})",

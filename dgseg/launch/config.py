@@ -15,6 +15,10 @@ class LaunchConfig:
     """GPUs that Ray sets aside; None: one where the device is a GPU"""
     failures: int = 3
     """how often lost workers are replaced, going on from the last checkpoint"""
+    mlflow: bool = True
+    """keep the run in MLflow: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here"""
+    experiment: str = "dgseg"
+    """of MLflow, that the run is filed under"""
     address: str | None = None
     """Ray: the cluster to join (auto, host:port); None: RAY_ADDRESS, or else a cluster of its own on this machine"""
 

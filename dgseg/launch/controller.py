@@ -6,6 +6,7 @@ from typing import Any
 from ray.train import ControllerError, UserCallback, WorkerGroupError
 
 from dgseg.launch.failures import PLAIN, WorkerFailed, again, passing
+from dgseg.launch.mailbox import tell
 
 LOGS = "/tmp/ray/session_latest/logs"
 
@@ -25,7 +26,7 @@ class Failures(UserCallback):  # type: ignore[misc]
             dead = [rank for rank, error in worker_exceptions.items() if _gone(error)]
             who = ", ".join(f"worker {rank}" for rank in sorted(dead or worker_exceptions))
             why = "" if dead else f" ({next(iter(worker_exceptions.values()))})"
-            self._mailbox.put.remote(("lost", f"lost {who}{why}: {again(self._count, self._allowed)}"))
+            tell(self._mailbox, "lost", f"lost {who}{why}: {again(self._count, self._allowed)}")
 
 
 def _gone(error: Exception) -> bool:

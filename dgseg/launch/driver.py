@@ -14,7 +14,7 @@ import ray
 from ray.train.torch import TorchTrainer
 
 from dgseg.launch.controller import reason
-from dgseg.launch.mailbox import Message
+from dgseg.launch.mailbox import opened
 from dgseg.training.listener import Listener, RunEnd
 from dgseg.training.train import RunResult
 
@@ -40,7 +40,7 @@ def follow(trainer: TorchTrainer, mailbox: Any, screen: Sequence[Listener], awai
         while True:
             over = done.done()  # asked before the last messages are taken
             for message in ray.get(mailbox.take.remote(0.0 if over else 0.3)):
-                heard.take(message)
+                heard.take(*opened(message))
             if over:
                 break
             if stop.is_set():
@@ -69,8 +69,7 @@ class _Heard:
         self.tracebacks: dict[int, str] = {}  # of this attempt, by rank
         self._said: set[str] = set()
 
-    def take(self, message: Message) -> None:
-        kind, content = message
+    def take(self, kind: str, content: Any) -> None:
         if kind == "arrived":
             self.arrived = True
         elif kind == "note":

@@ -1,29 +1,31 @@
 """Between the workers and the driver: what the first rank has to tell, and whether everybody is to stop."""
 
 import asyncio
+import contextlib
+import pickle
 from typing import Any
-
-Message = tuple[str, Any]  # a Listener's method and its argument; or "note" and a line of text
 
 
 class Mailbox:
-    """A Ray actor beside the driver. Its methods are coroutines: any number of calls may wait."""
+    """A Ray actor beside the driver. Its methods are coroutines: any number of calls may wait.
+
+    Messages are sealed: opened here, they would make this process import torch first, and everybody wait for it.
+    """
 
     def __init__(self) -> None:
-        self._messages: list[Message] = []
+        self._messages: list[bytes] = []
         self._news = asyncio.Event()
         self._stop = asyncio.Event()
 
-    async def put(self, message: Message) -> None:
+    async def put(self, message: bytes) -> None:
         self._messages.append(message)
         self._news.set()
 
-    async def take(self, wait: float) -> list[Message]:
+    async def take(self, wait: float) -> list[bytes]:
         """What has come, after `wait` seconds at most."""
-        try:
-            await asyncio.wait_for(self._news.wait(), wait)
-        except TimeoutError:
-            return []
+        if not self._messages:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), wait)
         self._news.clear()
         taken, self._messages = self._messages, []
         return taken
@@ -34,3 +36,13 @@ class Mailbox:
     async def stopped(self) -> None:
         """Returns when everybody is to stop."""
         await self._stop.wait()
+
+
+def tell(mailbox: Any, kind: str, content: Any) -> Any:
+    """kind: a Listener's method, with its argument; arrived, note, traceback or lost, as driver.py takes them."""
+    return mailbox.put.remote(pickle.dumps((kind, content)))
+
+
+def opened(message: bytes) -> tuple[str, Any]:
+    kind, content = pickle.loads(message)
+    return kind, content

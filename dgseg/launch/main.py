@@ -1,25 +1,34 @@
 """From a command line to a run: what `dgseg train` and ray_jobs/train_flexseg.py are."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from dgseg.launch.cluster import cluster
 from dgseg.launch.command import Command, parse
 from dgseg.launch.failures import PLAIN, WorkerFailed
 from dgseg.launch.local import run_here
-from dgseg.training.journal import Journal
-from dgseg.training.listener import Listener
+from dgseg.launch.records import maker, tracking
+from dgseg.launch.summary import show
 from dgseg.training.progress import Progress
 from dgseg.training.train import RunResult
+
+if TYPE_CHECKING:
+    from dgseg.tracking.listener import MlflowConfig
 
 
 def here(argv: Sequence[str], prog: str = "dgseg train") -> int:
     """On this machine, without Ray."""
     with plainly(prog):
         command = checked(parse(argv, prog=prog))
-        return status(command, run_here(command, listeners=shown_and_kept))
+        config = tracking(command.launch)
+        result = run_here(command, listeners=maker(config, shown=True))
+        return status(command, result, config)
 
 
 def on_ray(argv: Sequence[str], prog: str) -> int:
@@ -30,15 +39,9 @@ def on_ray(argv: Sequence[str], prog: str) -> int:
             from dgseg.launch.ray import run_on_ray
 
             command = replace(command, launch=launch)
-            return status(command, run_on_ray(command, listeners=kept, screen=[Progress()]))
-
-
-def kept() -> list[Listener]:
-    return [Journal()]
-
-
-def shown_and_kept() -> list[Listener]:
-    return [Progress(), *kept()]
+            config = tracking(launch)
+            result = run_on_ray(command, listeners=maker(config, shown=False), screen=[Progress()])
+            return status(command, result, config)
 
 
 @contextmanager
@@ -55,22 +58,23 @@ def plainly(prog: str) -> Iterator[None]:
 
 def checked(command: Command) -> Command:
     """At once, where the workers would only tell after they have started."""
-    recipe, launch = command.recipe, command.launch
-    for workers in range(launch.min_workers or launch.workers, launch.workers + 1):
-        share = workers * recipe.train.accumulate
-        if recipe.data.batch_size % share:
+    recipe, launch, sizes = command.recipe, command.launch, command.sizes()
+    for name, workers in (("workers", launch.workers), ("min-workers", launch.min_workers)):
+        if workers is not None and workers not in sizes:
             raise ValueError(
-                f"data.batch_size is {recipe.data.batch_size}, which {workers} workers × {recipe.train.accumulate} "
-                f"micro-batches cannot share evenly, and with --workers {launch.workers}"
-                + (f" --min-workers {launch.min_workers}" if launch.min_workers else "")
-                + f" there may be {workers}"
+                f"--{name} {workers}: {recipe.data.batch_size} images a step (data.batch_size), in "
+                f"{recipe.train.accumulate} micro-batches (train.accumulate), cannot be shared evenly by {workers} "
+                f"workers"
             )
     return command
 
 
-def status(command: Command, result: RunResult) -> int:
+def status(command: Command, result: RunResult, config: "MlflowConfig | None") -> int:
     """0 when the run did what it was asked to; 130 when it was stopped before."""
-    if result.weights is not None:
-        print(f"weights: {result.weights}")
+    if int(os.environ.get("RANK", "0")) == 0:  # torchrun calls this in every process
+        console = Console(highlight=False)
+        show(result, command.recipe.name, console)
+        if config is not None:
+            console.print(f"record    {config.how_to_open(result.folder)}", soft_wrap=True)
     asked = command.run.stop_after is not None and result.step >= command.run.stop_after
     return 0 if result.status == "finished" or asked else 130

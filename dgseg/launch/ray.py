@@ -6,9 +6,9 @@ so has nothing that could disagree with them: it is told numbers alone, for Tune
 
 import os
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dgseg.launch.command import Command
 from dgseg.launch.controller import Failures
 from dgseg.launch.driver import follow
+from dgseg.launch.elastic import EvenTrainer
 from dgseg.launch.mailbox import Mailbox
 from dgseg.launch.worker import Job, work
 from dgseg.training.listener import Listener
@@ -43,11 +44,11 @@ def run_on_ray(
     command = replace(command, run=replace(command.run, storage=_absolute(command.run.storage)))
     storage = open_storage(command.run.storage)
     storage.check_writable()
-    mark = f".launch-{uuid.uuid4().hex}"
-    storage.write(mark, b"")
+    mark = f".launched-{command.run.name or command.recipe.name}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
     try:
+        storage.write(mark, b"")
         with tempfile.TemporaryDirectory(prefix="dgseg-ray-") as folder:
             job = Job(command, listeners, mailbox, mark, loop)
             trainer = _trainer(job, folder, callbacks)
@@ -63,12 +64,14 @@ def _trainer(job: Job, folder: str, callbacks: Sequence[UserCallback]) -> TorchT
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     needs = _resources(job.command)
-    return TorchTrainer(
+    elastic = launch.min_workers not in (None, launch.workers)
+    kind = partial(EvenTrainer, sizes=job.command.sizes()) if elastic else TorchTrainer
+    return kind(
         work,
         train_loop_config={"job": job},
         torch_config=TorchConfig(timeout_s=int(run.timeout)),
         scaling_config=ScalingConfig(
-            num_workers=(launch.min_workers, launch.workers) if launch.min_workers else launch.workers,
+            num_workers=(launch.min_workers, launch.workers) if elastic else launch.workers,
             use_gpu="GPU" in needs,
             resources_per_worker=needs,
         ),

@@ -13,6 +13,7 @@ import ray.train
 import torch
 
 from dgseg.launch.command import Command
+from dgseg.launch.mailbox import tell
 from dgseg.training.listener import CheckpointReport, Listener, RunEnd, RunStart, ScoreReport, StepReport
 from dgseg.training.storage import open_storage
 from dgseg.training.train import RunResult
@@ -33,7 +34,7 @@ def work(config: dict[str, Any]) -> RunResult:
     """In every worker, on a thread of its own."""
     job: Job = config["job"]
     run = job.command.run
-    job.mailbox.put.remote(("arrived", rank()))
+    tell(job.mailbox, "arrived", rank())
     logging.captureWarnings(True)
     for name in ("dgseg", "py.warnings"):
         logging.getLogger(name).addHandler(Notes(job.mailbox))
@@ -46,7 +47,7 @@ def work(config: dict[str, Any]) -> RunResult:
     try:
         return job.loop(job.command.recipe, run, listeners=[*job.listeners(), Relay(job.mailbox), Report()])
     except Exception:
-        ray.get(job.mailbox.put.remote(("traceback", (rank(), traceback.format_exc()))))
+        ray.get(tell(job.mailbox, "traceback", (rank(), traceback.format_exc())))
         raise
 
 
@@ -62,7 +63,7 @@ class Notes(logging.Handler):
         self._mailbox = mailbox
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._mailbox.put.remote(("note", self.format(record).strip()))
+        tell(self._mailbox, "note", self.format(record).strip())
 
 
 class Relay(Listener):
@@ -88,10 +89,10 @@ class Relay(Listener):
         self._tell("on_checkpoint", report)
 
     def on_end(self, end: RunEnd) -> None:
-        self._tell("on_end", end)
+        ray.get(tell(self._mailbox, "on_end", end))  # after it, the driver asks no more: everything has arrived
 
     def _tell(self, method: str, argument: Any) -> None:
-        self._mailbox.put.remote((method, argument))
+        tell(self._mailbox, method, argument)
 
 
 class Report(Listener):

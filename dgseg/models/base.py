@@ -1,6 +1,8 @@
 """What all models share: the input's convention, size checks, and what `build` needs to know."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,6 +25,7 @@ class SegmentationModel(nn.Module, ABC):
     multiple: int = 1  # sides that the network handles exactly; inference pads to it and crops back
     minimum: int = 32  # the smallest side
     architecture: str = ""  # the name that `build` knows the model by; saved with its weights
+    options: Mapping[str, Any] = MappingProxyType({})  # that it was built with; saved, too
     align_corners: bool = False  # of the upsampling of logits in inference; training's losses do it without
 
     def __init__(self, num_classes: int) -> None:
@@ -72,6 +75,10 @@ class SegmentationModel(nn.Module, ABC):
         if images.dtype == torch.uint8:
             images = self.normalise(images)
         return self.predict(images.to(next(self.parameters()).dtype), seed=seed, step=step)
+
+    def derived(self) -> dict[str, str]:
+        """Parameters that begin as copies, own name -> whose: what a weights file without them means."""
+        return {}
 
     def published_surplus(self, height: int, width: int) -> tuple[int, int]:
         """Parameters and multiply-accumulates that the published counts hold and this model does without: what a

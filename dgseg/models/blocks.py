@@ -32,7 +32,7 @@ def pool(features: Tensor, norm: nn.Module) -> Tensor:
     if len(features) == 1 and norm.training and type(norm) is nn.BatchNorm2d:  # synchronised ones are other types
         raise ValueError(
             "a batch norm over pooled 1x1 maps cannot train on one image: give every worker two or more, or share "
-            "statistics between workers (torch.nn.SyncBatchNorm.convert_sync_batchnorm)"
+            "statistics between workers (train.sync_batch_norm)"
         )
     return features.mean((2, 3), keepdim=True)
 

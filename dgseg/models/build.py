@@ -62,4 +62,5 @@ def build(name: str, num_classes: int = 19, pretrained: bool | str = False, **op
     model: nn.Module = getattr(import_module(module), function)(num_classes, pretrained, **options)
     if isinstance(model, SegmentationModel):
         model.architecture = name
+        model.options = dict(options)
     return model

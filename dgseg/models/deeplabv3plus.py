@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dgseg.models.base import SegmentationModel
 from dgseg.models.blocks import ConvNormReLU, pool, resize_as
 from dgseg.models.prediction import Aux, Prediction
+from dgseg.models.uncertainty import EnergyHead
 
 InstanceNorms = Literal["whitening", "ibn"]
 
@@ -34,7 +35,8 @@ class PyramidPooling(nn.Module):
 class DeepLabV3Plus(SegmentationModel):
     """instance_norms: None; "whitening", affine-free, for RobustNet's and BlindNet's losses; "ibn", affine. Their maps
     are the features norm0, norm1, … by position: 0 the stem, 1 to 4 the ends of the trunk's layers. align_corners: of
-    the logits' upsampling in inference; the published checkpoints were trained and measured with it."""
+    the logits' upsampling in inference; the published checkpoints were trained and measured with it. uncertainty: a
+    learnable energy score beside the classifier."""
 
     multiple = 16
 
@@ -49,6 +51,7 @@ class DeepLabV3Plus(SegmentationModel):
         aux_weight: float = 0.4,
         aux_dropout: float = 0.1,
         align_corners: bool = False,
+        uncertainty: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__(num_classes)
@@ -75,6 +78,7 @@ class DeepLabV3Plus(SegmentationModel):
             nn.Conv2d(512, num_classes, 1),
         )
         self.apply(_init)
+        self.uncertainty = EnergyHead(self.final2[0]) if uncertainty else None  # type: ignore[arg-type]
         self.backbone = backbone  # last: its own initialisation, or its weights, stay
 
     def predict(self, images: Tensor, *, seed: int, step: int) -> Prediction:
@@ -97,7 +101,11 @@ class DeepLabV3Plus(SegmentationModel):
         final = self.stage(self.final1, concat)
         features |= {"concat": concat, "decoder": final, "pre_classifier": final}
         aux = [Aux(self.dsn(features["stage3"]), self.aux_weight)] if self.training else []
-        return Prediction(self.final2(final), features, aux, {})
+        extra = {} if self.uncertainty is None else {"uncertainty": self.uncertainty(final)}
+        return Prediction(self.final2(final), features, aux, extra)
+
+    def derived(self) -> dict[str, str]:
+        return {} if self.uncertainty is None else {"uncertainty.weight": "final2.0.weight"}
 
 
 def _init(module: nn.Module) -> None:

@@ -5,8 +5,8 @@ The logits are log Σ_q p_q(c)·sigmoid(mask_q), the logarithm of the published 
 (the published code upsamples masks before it adds them up, here the logits are upsampled): their argmax is the
 published one there, and their softmax, hence a cross-entropy on them, normalises the scores over the classes.
 
-Hooks for an uncertainty head: features["pre_classifier"] is Σ_q sigmoid(mask_q)·query_q, on which a bias-free linear
-copy W of the class predictor gives Σ_q sigmoid(mask_q)·(W query_q); `extra` holds the queries themselves."""
+features["pre_classifier"] is Σ_q sigmoid(mask_q)·query_q, linear in the class predictor; `extra` holds the queries
+themselves, on which the uncertainty head works: it scores regions, not pixels (uncertainty.py)."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dgseg.models.backbones import pretrained_backbone
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Aux, Prediction
+from dgseg.models.uncertainty import RegionHead
 
 LEAST_SCORE = 1e-6  # of a class that no query asks for: keeps the logarithm and its gradient finite
 RESNET50 = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
@@ -43,12 +44,13 @@ class Mask2Former(SegmentationModel):
         *,
         backbone: dict[str, Any] | None = None,
         deep_supervision: bool = True,
+        uncertainty: bool = False,
         checkpointing: bool = False,
         **options: Any,
     ) -> None:
         """backbone: fields of transformers' ResNetConfig (default: ResNet-50); options: of its Mask2FormerConfig.
         deep_supervision: every decoder layer's logits in `Prediction.aux`. `mask_loss` does not need them: it finds
-        all layers' queries in `extra["layers"]`."""
+        all layers' queries in `extra["layers"]`. uncertainty: a learnable score of regions beside the classes."""
         super().__init__(num_classes)
         from transformers import Mask2FormerForUniversalSegmentation
 
@@ -59,6 +61,7 @@ class Mask2Former(SegmentationModel):
         pixel_decoder = self.network.model.pixel_level_module.decoder
         pixel_decoder.level_embed = nn.Parameter(torch.empty(pixel_decoder.level_embed.shape))
         nn.init.normal_(pixel_decoder.level_embed)
+        self.uncertainty = RegionHead(self.network.class_predictor) if uncertainty else None
         self.train()
 
     def train(self, mode: bool = True) -> "Mask2Former":
@@ -88,6 +91,8 @@ class Mask2Former(SegmentationModel):
             "pre_classifier": torch.einsum("nqd,nqhw->ndhw", queries_NQD, mask_logits.sigmoid().to(queries_NQD.dtype)),
         }
         extra: dict[str, Any] = {"queries": queries_NQD, "class_logits": class_logits, "mask_logits": mask_logits}
+        if self.uncertainty is not None:
+            extra["uncertainty"] = self.uncertainty(queries_NQD, mask_logits)
         aux = []
         if self.training:
             earlier = [
@@ -100,6 +105,10 @@ class Mask2Former(SegmentationModel):
             if self.deep_supervision:
                 aux = [Aux(semantic_logits(classes, masks), 1.0) for classes, masks in earlier]
         return Prediction(semantic_logits(class_logits, mask_logits), features, aux, extra)
+
+    def derived(self) -> dict[str, str]:
+        parts = ("weight", "bias") if self.uncertainty is not None else ()
+        return {f"uncertainty.{part}": f"network.class_predictor.{part}" for part in parts}
 
 
 def semantic_logits(class_logits_NQK: Tensor, mask_logits_NQhw: Tensor) -> Tensor:

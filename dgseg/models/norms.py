@@ -9,37 +9,50 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import mobilenetv2, resnet, shufflenetv2
+
+Normed = tuple[Tensor, Tensor]  # a block's output and the norm's map
 
 
-class NormedTail(nn.Sequential):
-    """Blocks, then an instance norm, which sits in the last block. Returns the output and the norm's map."""
+class NormedBottleneck(resnet.Bottleneck):  # type: ignore[misc]
+    """The norm comes after the sum, before its ReLU."""
 
-    def __init__(self, blocks: nn.Sequential, channels: int, affine: bool) -> None:
-        super().__init__(*blocks)
-        last: nn.Module = self[-1]
-        last.instance_norm_layer = nn.InstanceNorm2d(channels, affine=affine)
+    def forward(self, x: Tensor) -> Normed:
+        block: Any = self
+        branch = block.relu(block.bn1(block.conv1(x)))
+        branch = block.relu(block.bn2(block.conv2(branch)))
+        branch = block.bn3(block.conv3(branch))
+        normed = block.instance_norm_layer(branch + (x if block.downsample is None else block.downsample(x)))
+        return F.relu(normed), normed  # the map is kept, so not in place
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        blocks: Any = self
-        for block in blocks:
-            x = block(x)
-        normed: Tensor = blocks[-1].instance_norm_layer(x)
+
+class NormedMobileBlock(mobilenetv2.InvertedResidual):  # type: ignore[misc]
+    def forward(self, x: Tensor) -> Normed:
+        block: Any = self
+        normed = block.instance_norm_layer(super().forward(x))
         return normed, normed
 
 
-class NormedResidualTail(NormedTail):
-    """For ResNet's bottlenecks: the norm comes after the last block's sum, before its ReLU."""
+class NormedShuffleBlock(shufflenetv2.InvertedResidual):  # type: ignore[misc]
+    def forward(self, x: Tensor) -> Normed:
+        block: Any = self
+        normed = block.instance_norm_layer(super().forward(x))
+        return normed, normed
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        blocks: Any = self
-        *before, last = blocks
-        for block in before:
-            x = block(x)
-        branch = last.relu(last.bn1(last.conv1(x)))
-        branch = last.relu(last.bn2(last.conv2(branch)))
-        branch = last.bn3(last.conv3(branch))
-        normed = last.instance_norm_layer(branch + (x if last.downsample is None else last.downsample(x)))
-        return F.relu(normed), normed  # the map is kept, so not in place
+
+NORMED: dict[type[nn.Module], type[nn.Module]] = {
+    resnet.Bottleneck: NormedBottleneck,
+    mobilenetv2.InvertedResidual: NormedMobileBlock,
+    shufflenetv2.InvertedResidual: NormedShuffleBlock,
+}
+
+
+def norm_after(blocks: nn.Sequential, channels: int, affine: bool) -> None:
+    """An instance norm at the end of the last block, as a part of it: what shards or compiles a model block by block
+    then finds the block's parameters used in its own forward pass alone. The blocks now return what it returns."""
+    last: nn.Module = blocks[-1]
+    last.__class__ = NORMED[type(last)]
+    last.instance_norm_layer = nn.InstanceNorm2d(channels, affine=affine)
 
 
 class NormedStem(nn.Sequential):

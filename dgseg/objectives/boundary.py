@@ -14,6 +14,7 @@ from torch import Tensor
 from dgseg.data.labels import VOID
 from dgseg.models.base import SegmentationModel
 from dgseg.objectives.base import ORIGINAL
+from dgseg.objectives.class_weights import ClassWeight
 from dgseg.objectives.cross_entropy import CrossEntropy
 from dgseg.ops import boundary_bands
 
@@ -33,7 +34,9 @@ class BoundaryEmphasisConfig:
     weight: float = 1.0
     denominator: Literal["valid", "all"] = "valid"
     """divide by the global batch's valid pixels, or by all its pixels (the paper's N)"""
-    class_weight: tuple[float, ...] | None = None
+    class_weight: ClassWeight = None
+    aux_multiple: float = 1.0
+    """of the weights that the model gives its auxiliary predictions; 0 leaves them out"""
     view: str = ORIGINAL
     name: str = "ube"
 
@@ -61,6 +64,7 @@ class BoundaryEmphasisConfig:
             view=self.view,
             denominator=self.denominator,
             class_weight=self.class_weight,
+            aux_multiple=self.aux_multiple,
             alpha=self.alpha,
             radius=self.radius,
             weighting=self.weighting,
@@ -78,7 +82,8 @@ class BoundaryEmphasis(CrossEntropy):
         weight: float = 1.0,
         view: str = ORIGINAL,
         denominator: str = "valid",
-        class_weight: Sequence[float] | None = None,
+        class_weight: Sequence[float] | str | None = None,
+        aux_multiple: float = 1.0,
         alpha: float = 3.0,
         radius: int = 3,
         weighting: str = "entropy",
@@ -86,7 +91,13 @@ class BoundaryEmphasis(CrossEntropy):
         eps: float = 1e-6,
     ) -> None:
         super().__init__(
-            num_classes, name=name, weight=weight, view=view, denominator=denominator, class_weight=class_weight
+            num_classes,
+            name=name,
+            weight=weight,
+            view=view,
+            denominator=denominator,
+            class_weight=class_weight,
+            aux_multiple=aux_multiple,
         )
         if weighting not in ("entropy", "fixed", "threshold"):
             raise ValueError(f'weighting must be "entropy", "fixed" or "threshold"; it is {weighting!r}')

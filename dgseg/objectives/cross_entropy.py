@@ -3,6 +3,7 @@
 Logits stay at the model's resolution: the operator upsamples inside.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Box, Prediction
 from dgseg.objectives.base import ORIGINAL, ImageLosses, Objective, StepContext, trainable, weighted
+from dgseg.objectives.class_weights import ClassWeight, tensor_of
 from dgseg.ops import entropy_weighted_cross_entropy
 
 
@@ -23,8 +25,10 @@ class CrossEntropyConfig:
     weight: float = 1.0
     denominator: Literal["valid", "all"] = "valid"
     """divide by the global batch's valid pixels, or by all its pixels as mmsegmentation 0.16 does"""
-    class_weight: tuple[float, ...] | None = None
+    class_weight: ClassWeight = None
     """multiplies each pixel's loss by its class's weight; the denominator stays a pixel count"""
+    aux_multiple: float = 1.0
+    """of the weights that the model gives its auxiliary predictions; 0 leaves them out"""
     view: str = ORIGINAL
     name: str = "ce"
 
@@ -36,6 +40,7 @@ class CrossEntropyConfig:
             view=self.view,
             denominator=self.denominator,
             class_weight=self.class_weight,
+            aux_multiple=self.aux_multiple,
         )
 
 
@@ -50,15 +55,17 @@ class CrossEntropy(Objective):
         weight: float = 1.0,
         view: str = ORIGINAL,
         denominator: str = "valid",
-        class_weight: Sequence[float] | None = None,
+        class_weight: Sequence[float] | str | None = None,
+        aux_multiple: float = 1.0,
     ) -> None:
         super().__init__(name, weight, view)
+        if not 0 <= aux_multiple < math.inf:
+            raise ValueError(f"aux_multiple must be at least 0, and finite; it is {aux_multiple}")
         if denominator not in ("valid", "all"):
             raise ValueError(f'denominator must be "valid" or "all"; it is {denominator!r}')
-        if class_weight is not None and len(class_weight) != num_classes:
-            raise ValueError(f"class_weight has {len(class_weight)} numbers for {num_classes} classes")
         self.denominator = denominator
-        weights = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
+        self.aux_multiple = aux_multiple
+        weights = tensor_of("class_weight", class_weight, num_classes)
         self.register_buffer("class_weight", weights, persistent=False)  # the recipe has them
 
     def bands(self, labels: Tensor) -> Tensor | None:
@@ -85,7 +92,7 @@ class CrossEntropy(Objective):
         if bands is not None:
             self._metrics["band_entropy"] = main.band_entropy
         terms = {self.name: weighted(main.loss, self.weight * prediction.extra.get("weight", 1.0))}
-        for number, aux in enumerate(prediction.aux, start=1):
+        for number, aux in enumerate(prediction.aux if self.aux_multiple else [], start=1):
             if aux.box is None:
                 own_labels, own_bands = labels, bands
             else:
@@ -93,7 +100,7 @@ class CrossEntropy(Objective):
                 own_labels = cropped(labels, aux.box)
                 own_bands = self.bands(own_labels)
             loss = entropy_weighted_cross_entropy(aux.logits, own_labels, own_bands, **options).loss
-            terms[f"{self.name}/aux{number}"] = weighted(loss, self.weight * aux.weight)
+            terms[f"{self.name}/aux{number}"] = weighted(loss, self.weight * self.aux_multiple * aux.weight)
             self._metrics[f"aux{number}_unweighted"] = loss.detach()
         self._image_losses = ImageLosses(main.per_image, (labels != VOID).flatten(1).any(1))
         return terms

@@ -36,6 +36,15 @@ def capped(bands: Tensor, labels: Tensor, cap: int, bank: Sequence[int], draws: 
     return torch.where(ranks[0] >= 0, bands, 0)
 
 
+def feature_map(objective: str, prediction: Prediction, feature: str) -> Tensor:
+    if feature not in prediction.features:
+        raise ValueError(
+            f"objective {objective!r} takes the feature map {feature!r}; the model has: "
+            f"{', '.join(prediction.features)}"
+        )
+    return prediction.features[feature]
+
+
 def feature_channels(model: SegmentationModel, feature: str) -> int:
     """Width of one of the model's feature maps: from a run on meta tensors, which computes nothing."""
     on_meta = {

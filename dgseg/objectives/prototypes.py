@@ -15,7 +15,7 @@ from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import ORIGINAL, Objective, ParameterGroup, StepContext, trainable, weighted
-from dgseg.objectives.pixels import capped, feature_channels, nearest
+from dgseg.objectives.pixels import capped, feature_channels, feature_map, nearest
 from dgseg.ops import boundary_bands, prototype_ema_, prototype_info_nce
 
 logger = logging.getLogger(__name__)
@@ -149,12 +149,7 @@ class PrototypeContrast(Objective):
         return {self.name: weighted(loss, self.weight)}
 
     def features(self, prediction: Prediction) -> Tensor:
-        if self.feature not in prediction.features:
-            raise ValueError(
-                f"objective {self.name!r} takes the feature map {self.feature!r}; the model has: "
-                f"{', '.join(prediction.features)}"
-            )
-        features = prediction.features[self.feature]
+        features = feature_map(self.name, prediction, self.feature)
         return features if self.projection is None else self.projection(features)
 
     def metrics(self) -> dict[str, Tensor]:

@@ -38,6 +38,33 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int], of: str) -> 
         raise ValueError(f"{name} must have shape {list(expected)} to fit {of}; it has {list(tensor.shape)}")
 
 
+def check_logits_and_labels(logits: Tensor, labels: Tensor) -> None:
+    """What the losses take: a batch with pixels, logits at the labels' size or below."""
+    check_tensor("logits", logits, "N C h w", FLOAT_DTYPES)
+    check_tensor("labels", labels, "N H W", LABEL_DTYPES)
+    N, _, h, w = logits.shape
+    _, H, W = labels.shape
+    if labels.shape[0] != N:
+        raise ValueError(f"logits hold {N} images and labels {labels.shape[0]}: both must be the same batch")
+    if 0 in logits.shape or 0 in labels.shape:
+        raise ValueError(
+            f"logits of shape {list(logits.shape)} and labels of shape {list(labels.shape)} hold no pixel to learn "
+            f"from: skip empty batches"
+        )
+    if h > H or w > W:
+        raise ValueError(
+            f"logits of size {h}x{w} are larger than labels of size {H}x{W}: give the labels at full size, "
+            f"or shrink the logits with torch.nn.functional.interpolate"
+        )
+
+
+def check_class_weight(class_weight: Tensor, logits: Tensor) -> None:
+    check_tensor("class_weight", class_weight, "C", FLOAT_DTYPES)
+    check_shape("class_weight", class_weight, logits.shape[1:2], "logits")
+    if class_weight.requires_grad:
+        raise ValueError("class_weight gets no gradient here: pass class_weight.detach()")
+
+
 def check_label_values(labels: Tensor, classes: int, ignore_index: int) -> None:
     """Raises for the first label that is neither a class nor ignored. Reads the values: for references and
     DGSEG_DEBUG=1; the CPU kernels check as they go."""

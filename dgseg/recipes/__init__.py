@@ -4,13 +4,16 @@ command line; a recipe's own `name` is that name.
 streets    FLEX-Seg and its baseline on the embedded world: the default job
 flexseg    FLEX-Seg as published
 ablation   the rows of its Table 2, and fixed boundary weightings
+blindnet   BlindNet, its ablations and baselines
+realtime   domain adaptation in real time: the study's tables
+detect     Generalize or Detect: its stages, CG-Aug's ablation, baselines
 """
 
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dgseg.recipes import ablation, flexseg, streets
+from dgseg.recipes import ablation, blindnet, detect, flexseg, realtime, streets
 from dgseg.training.recipe import Recipe
 from dgseg.training.yaml import differences, flatten, from_yaml, override, to_yaml
 
@@ -44,7 +47,21 @@ RECIPES: dict[str, Named] = {
         flexseg.erm_daformer_r101,
         flexseg.erm_hrda_r101,
     ),
-    **{name: Named(make, says) for name, (make, says) in ablation.recipes().items()},
+    **_documented(
+        blindnet.blindnet,
+        blindnet.from_cityscapes,
+        blindnet.with_flexseg,
+        blindnet.on_streets,
+        realtime.on_streets,
+        detect.stage1,
+        detect.stage2,
+        detect.streets_start,
+    ),
+    **{
+        name: Named(make, says)
+        for room in (ablation, blindnet, realtime, detect)
+        for name, (make, says) in room.recipes().items()
+    },
 }
 
 

@@ -63,6 +63,12 @@ class MlflowConfig:
     def build(self) -> "MlflowListener":
         return MlflowListener(self)
 
+    def how_to_open(self, folder: str) -> str:
+        """One line for the user on the run that this folder holds."""
+        listener = self.build()
+        listener._identity = place.identity_in(folder, IDENTITY) or {}
+        return listener.how_to_open()
+
 
 def _harmless(method: Callable[["MlflowListener", Report], None]) -> Callable[["MlflowListener", Report], None]:
     """Troubles of the record are told, not raised: what a listener raises stops the run."""
@@ -203,8 +209,7 @@ class MlflowListener(Listener):
                 shutil.copyfile(end.weights, kept)
             path = f"{FILES}/{self._files}/{kept.name}"
             self._append(op="model", weights=path, step=end.step, model=self._model)
-        if end.reason:
-            self._append(op="tags", values={"reason": end.reason})
+        self._append(op="tags", values={"ended": f"{end.status}: {end.reason}" if end.reason else end.status})
         self._append(op="close", status=_STATUS[end.status], time=time.time_ns() // 1_000_000)
         self._writer.close()
         self._writer = None

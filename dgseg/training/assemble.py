@@ -22,7 +22,12 @@ from dgseg.data.samplers import (
 )
 from dgseg.models import build, load_weights
 from dgseg.models.base import SegmentationModel
-from dgseg.objectives import Objectives
+from dgseg.objectives import (
+    Objectives,
+    median_frequency_weights,
+    wants_median_frequency,
+    with_median_frequency,
+)
 from dgseg.training.batch_norm import share_batch_norms
 from dgseg.training.learner import Learner
 from dgseg.training.recipe import ModelConfig, ObjectiveConfig, Recipe, SamplerConfig
@@ -103,11 +108,14 @@ def model(config: ModelConfig) -> SegmentationModel:
     return found
 
 
-def learner(recipe: Recipe, world: World) -> Learner:
+def learner(recipe: Recipe, sources: Sequence[Dataset], world: World) -> Learner:
+    objective = recipe.objective
+    if wants_median_frequency(objective):
+        objective = with_median_frequency(objective, class_weights(sources))
     torch.manual_seed(recipe.seed)
     trained = model(recipe.model)
     _freeze(trained, recipe.model.trainable)
-    objectives = Objectives({name: config.build(trained) for name, config in present(recipe.objective).items()})
+    objectives = Objectives({name: config.build(trained) for name, config in present(objective).items()})
     layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     found = Learner(trained, objectives, layout)
     if recipe.train.precision == "float64":
@@ -118,6 +126,11 @@ def learner(recipe: Recipe, world: World) -> Learner:
     if recipe.train.checkpoint_stages:
         trained.checkpoint_stages()
     return found
+
+
+def class_weights(sources: Sequence[Dataset]) -> tuple[float, ...]:
+    """By median frequency over everything that is trained on."""
+    return median_frequency_weights(np.concatenate([source.class_pixels() for source in sources]))
 
 
 def present(objective: ObjectiveConfig) -> dict[str, Any]:

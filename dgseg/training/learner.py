@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
+from dgseg.objectives.adversarial import TARGET
 from dgseg.objectives.base import ORIGINAL, Objectives, StepContext
-
-TARGET = "target"  # the view that the domain to adapt to is; its batch is batch.target
 
 
 class Learner(nn.Module):

@@ -10,10 +10,18 @@ from typing import Any, Literal
 from dgseg.data.augment.presets import HRDA, BlindNet, DAFormer, RealTime, Streets
 from dgseg.data.samplers.hardness import HardnessConfig
 from dgseg.objectives import (
+    AdversarialConfig,
     BoundaryEmphasisConfig,
+    CovarianceAlignmentConfig,
     CrossEntropyConfig,
     FeatureDistanceConfig,
+    FocalDiceConfig,
+    MaximizedEntropyConfig,
     PrototypeContrastConfig,
+    RelativeContrastConfig,
+    SemanticContrastConfig,
+    SmallLossConfig,
+    WhiteningConfig,
 )
 
 Undecayed = Literal["nothing", "norms", "vectors"]
@@ -92,6 +100,16 @@ class ObjectiveConfig:
     ube: BoundaryEmphasisConfig | None = None
     gap: PrototypeContrastConfig | None = None
     fd: FeatureDistanceConfig | None = None
+    ce_augmented: CrossEntropyConfig | None = None
+    """on the augmented view"""
+    covariance: CovarianceAlignmentConfig | None = None
+    contrast: SemanticContrastConfig | None = None
+    whitening: WhiteningConfig | None = None
+    focal_dice: FocalDiceConfig | None = None
+    adversarial: AdversarialConfig | None = None
+    small_loss: SmallLossConfig | None = None
+    max_entropy: MaximizedEntropyConfig | None = None
+    uncertainty: RelativeContrastConfig | None = None
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,19 @@
 """Scores of a run: on data.validation while it trains, on data.test when it is over."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from PIL.Image import Image
 
 from dgseg.data import Dataset, from_spec
 from dgseg.data.labels import CLASSES
-from dgseg.evaluation import PROTOCOLS, Evaluation, evaluate
+from dgseg.evaluation import Evaluation, Seeing, evaluate, predicted_labels
 from dgseg.evaluation.pictures import Example, panel
+from dgseg.evaluation.protocols import protocol_named
 from dgseg.models.base import SegmentationModel
-from dgseg.models.inference import predict_logits
 from dgseg.training.listener import ScoreReport
 from dgseg.training.recipe import Recipe
 from dgseg.training.strategies import Strategy
@@ -23,10 +23,8 @@ from dgseg.training.world import World
 class Scoring:
     def __init__(self, recipe: Recipe, world: World) -> None:
         data = recipe.data
-        if data.protocol not in PROTOCOLS:
-            raise ValueError(f"data.protocol is {data.protocol!r}; there are {', '.join(PROTOCOLS)}")
         self.recipe, self.world = recipe, world
-        self.protocol = PROTOCOLS[data.protocol]
+        self.protocol = protocol_named(data.protocol, recipe.model.name)
         self.datasets = {
             "validation": [from_spec(spec) for spec in data.validation],
             "test": [from_spec(spec) for spec in data.test],
@@ -39,14 +37,30 @@ class Scoring:
         return ScoreReport(step, False, _tables(found), {"validation": mean})
 
     def test(self, model: SegmentationModel, step: int, place: Path) -> ScoreReport:
-        found = self._evaluate(model, self.datasets["test"])
+        shown: dict[str, Example] = {}
+
+        def keep(seen: Seeing) -> None:
+            if seen.index == 0:  # the first image of every data set
+                shown[seen.domain] = _example(seen)
+
+        found = self._evaluate(model, self.datasets["test"], keep)
+        everybody = [shown]
+        if self.world.group is not None:
+            everybody = [{} for _ in range(self.world.size)]
+            dist.all_gather_object(everybody, shown, group=self.world.group)
         pictures = {}
         if self.world.first:
             pictures["panel"] = place / "panel.png"
-            self._panel(model).save(pictures["panel"])
+            all_shown = {domain: example for each in everybody for domain, example in each.items()}
+            panel([all_shown[domain] for domain in found.domains if domain in all_shown]).save(pictures["panel"])
         return ScoreReport(step, True, _tables(found), found.averages(), pictures)
 
-    def _evaluate(self, model: SegmentationModel, datasets: Sequence[Dataset]) -> Evaluation:
+    def _evaluate(
+        self,
+        model: SegmentationModel,
+        datasets: Sequence[Dataset],
+        on_image: Callable[[Seeing], None] | None = None,
+    ) -> Evaluation:
         return evaluate(
             model,
             datasets,
@@ -55,36 +69,20 @@ class Scoring:
             workers=self.recipe.data.loaders,
             device=self.world.device,
             group=self.world.group,
+            on_image=on_image,
         )
 
-    @torch.inference_mode()
-    def _panel(self, model: SegmentationModel) -> Image:
-        """The first image of every domain."""
-        examples = []
-        was_training = model.training
-        model.eval()
-        for dataset in self.datasets["test"]:
-            sample = dataset[0]
-            assert sample.label is not None, "it has been scored"
-            image = sample.image[None].to(self.world.device)
-            shown = self.protocol.image_size(dataset.name, (image.shape[2], image.shape[3]))
-            if shown != image.shape[2:]:
-                image = F.interpolate(image.float(), shown, mode="bilinear", antialias=True).round().to(torch.uint8)
-            logits = predict_logits(
-                model,
-                image,
-                window=self.protocol.window,
-                stride=self.protocol.stride,
-                size=(sample.label.shape[0], sample.label.shape[1]),
-            )
-            picture = F.interpolate(image, sample.label.shape, mode="nearest")[0].permute(1, 2, 0)
-            labels = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
-            example = Example(
-                picture.cpu().numpy(), sample.label.numpy(), {"prediction": labels}, caption=dataset.domain
-            )
-            examples.append(example)
-        model.train(was_training)
-        return panel(examples)
+
+def _example(seen: Seeing) -> Example:
+    size = (seen.label.shape[0], seen.label.shape[1])
+    labels = predicted_labels(seen.logits[None], size)[0]
+    picture = F.interpolate(seen.image[None], size, mode="nearest")[0].permute(1, 2, 0)
+    return Example(
+        picture.cpu().numpy(),
+        seen.label.cpu().numpy(),
+        {"prediction": labels.to(torch.uint8).cpu().numpy()},
+        caption=seen.domain,
+    )
 
 
 def _tables(found: Evaluation) -> dict[str, dict[str, float]]:

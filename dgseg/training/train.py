@@ -26,12 +26,13 @@ from dgseg.training.checkpoint import CheckpointError, Checkpoints, Loaded
 from dgseg.training.identity import dataset_identity
 from dgseg.training.interrupt import Interrupt
 from dgseg.training.listener import CheckpointReport, Listener, RunEnd, RunStart, ScoreReport
+from dgseg.training.lock import Busy
 from dgseg.training.loop import Loop
 from dgseg.training.memory import keep_freed_memory
 from dgseg.training.recipe import Recipe
 from dgseg.training.run import RunConfig
 from dgseg.training.scoring import Scoring
-from dgseg.training.storage import Storage, open_storage
+from dgseg.training.storage import Lock, Storage, open_storage
 from dgseg.training.strategies import Strategy
 from dgseg.training.world import World, join
 from dgseg.training.yaml import differences, from_yaml, to_yaml
@@ -56,10 +57,10 @@ def train(
     name = run.name or recipe.name
     folder = open_storage(run.storage).folder(name)
     told = [each for each in listeners if world.first or each.every_rank]
-    with _alone(world, folder), Interrupt().listening() as interrupt:
+    with _alone(world, folder) as lock, Interrupt().listening() as interrupt:
         session = None
         try:
-            session = Session(recipe, run, name, folder, world, told, interrupt)
+            session = Session(recipe, run, name, folder, world, told, interrupt, lock)
             return session.run()
         except BaseException as error:
             step = session.loop.step if session is not None else 0
@@ -80,9 +81,10 @@ class Session:
         world: World,
         listeners: Sequence[Listener],
         interrupt: Interrupt,
+        lock: Lock,
     ) -> None:
         self.recipe, self.config, self.name, self.folder = recipe, run, name, folder
-        self.world, self.listeners, self.interrupt = world, listeners, interrupt
+        self.world, self.listeners, self.interrupt, self.lock = world, listeners, interrupt, lock
         assemble.check(recipe, world.size)
         self._claim()
         if world.device.type == "cpu":
@@ -91,7 +93,7 @@ class Session:
             torch.use_deterministic_algorithms(True)
         sources = assemble.datasets(recipe)
         self.loader = assemble.loader(recipe, sources, assemble.sampler(recipe, sources), world)
-        learner = assemble.learner(recipe, world)
+        learner = assemble.learner(recipe, sources, world)
         self.strategy: Strategy = strategies.build(learner, recipe, run, world)
         if recipe.train.compile:
             learner.model.compile()
@@ -178,6 +180,8 @@ class Session:
         state = self.strategy.state()
         corrupt = self._corrupt_files()
         try:
+            if self.world.first:
+                self.lock.check()
             if self.strategy.own_files:
                 self.strategy.save_files(self._common(lambda: self.checkpoints.begin(step)))
             if self.world.first:
@@ -189,7 +193,8 @@ class Session:
                 }
                 save = self.checkpoints.commit if self.strategy.own_files else partial(self.checkpoints.save, step)
                 seconds = save(state, score=score)
-        except CheckpointError as error:
+        except (CheckpointError, Busy) as error:
+            self.checkpoints.abandon()
             trouble = str(error)
         # Of a disk that is full the others hear at once, instead of waiting for rank 0.
         _agree(self.world, trouble, CheckpointError)
@@ -201,16 +206,16 @@ class Session:
 
     def _resume(self) -> None:
         """From the newest checkpoint that is whole; every rank reads it."""
-        found: list[Loaded | None] = [None]
+        newest: list[Loaded | None] = [None]
 
-        def newest() -> int | None:
-            found[0] = self.checkpoints.load()
-            return found[0].step if found[0] else None
+        def load() -> int | None:
+            newest[0] = self.checkpoints.load()
+            return newest[0].step if newest[0] else None
 
-        step = self._common(newest)
+        step = self._common(load)
         if step is None:
             return
-        loaded = found[0] or self.checkpoints.load_step(step)
+        loaded = newest[0] or self.checkpoints.load_step(step)
         if loaded.state["recipe"] != to_yaml(self.recipe):
             raise ValueError(f"{self.folder.url}: the checkpoint of step {step} is another recipe's")
         self.strategy.load_state(loaded.state)
@@ -294,21 +299,31 @@ class Session:
 
 
 @contextmanager
-def _alone(world: World, folder: Storage) -> Iterator[None]:
+def _alone(world: World, folder: Storage) -> Iterator[Lock]:
     """One run of a name at a time; what rank 0 cannot have, nobody has."""
     if world.first:
         try:
             folder.check_writable()
-            lock = folder.lock()
+            holding = folder.lock()
         except ValueError as error:
             _agree(world, str(error))
             raise
-        with lock:
+        with holding as lock:
             _agree(world, "")
-            yield
+            yield lock
     else:
         _agree(world, "")
-        yield
+        yield _Unlocked()
+
+
+class _Unlocked:
+    """What the other ranks hold: rank 0 has the lock for all."""
+
+    def check(self) -> None:
+        return
+
+    def release(self) -> None:
+        return
 
 
 def _agree(world: World, trouble: str, kind: type[Exception] = ValueError) -> None:

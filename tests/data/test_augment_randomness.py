@@ -103,3 +103,12 @@ def test_views_differ_in_colours_only():
     assert torch.equal(original.label, augmented.label)
     assert original.size == augmented.size
     assert not torch.equal(original.image, augmented.image)
+
+
+def test_a_pair_changes_nothing_in_the_view_that_baselines_train_on():
+    draw = Draw(1, 0, 1, wanted_class=3)
+    alone = BlindNet((64, 64), pair=False).build()(scene(1), generator(7, 1), draw)
+    assert list(alone) == ["original"]
+    assert torch.equal(
+        alone["original"].image, PIPELINES["blindnet"](scene(1), generator(7, 1), draw)["original"].image
+    )

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from dgseg.launch.command import Command
 from dgseg.launch.config import LaunchConfig
-from dgseg.launch.main import kept
 from dgseg.training import Listener, RunConfig, RunResult
+from dgseg.training.journal import Journal
 from tests.training.harness import tiny
 
 LEAN = {"data.validation": [], "data.test": [], "schedule.steps": 12, "train.save_every": 3}
@@ -74,6 +74,10 @@ def disturbed(folder: Path, **options: Any) -> Disturbed:
     return Disturbed(folder, options)
 
 
+def journalled() -> Sequence[Listener]:
+    return [Journal()]
+
+
 @dataclass(frozen=True)
 class KeptAnd:
     """With the journal, as a run on the command line has it."""
@@ -81,7 +85,7 @@ class KeptAnd:
     others: Disturbed
 
     def __call__(self) -> Sequence[Listener]:
-        return [*kept(), *self.others()]
+        return [Journal(), *self.others()]
 
 
 def attempts(folder: Path, rank: int = 0) -> int:

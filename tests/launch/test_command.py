@@ -88,7 +88,7 @@ def test_a_saved_recipe_starts_again(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("erm-street", "no recipe 'erm-street'. Did you mean erm-streets"),
-        ("xyz", "There are: flexseg-streets, erm-streets"),
+        ("xyz", "There are flexseg-streets, erm-streets"),
         ("--workers 2 erm-streets", "erm-streets stands first"),
         ("erm-streets --recipe a.yaml", "--recipe stands first"),
         ("--recipe", "takes the YAML file"),
@@ -135,26 +135,34 @@ def test_help_shows_every_field_with_its_doc(capsys: pytest.CaptureFixture[str])
     start = time.perf_counter()
     said = explained("flexseg-daformer --help", capsys)
     assert time.perf_counter() - start < 3
-    recipe = named("flexseg-daformer")
-    for name, value in flatten(recipe).items():
-        absent = value is None and name in ("data.target", "objective.ce", "objective.fd", "objective.gap")
+    parts = {name.rpartition(".")[0] for each in RECIPES for name in flatten(named(each))} | {"data.target"}
+    for name, value in flatten(named("flexseg-daformer")).items():
+        absent = value is None and name in parts
         if not absent and name != "name" and not name.startswith("model.options"):
             assert f"--{name.replace('_', '-')}" in said, name
-    for name in RECIPES:
-        assert f" {name} " in said
     assert "processes that train together" in said
     assert "images per optimiser step, over all workers" in said
     assert "--objective.gap.nested" in said
 
 
-def test_the_number_of_workers_must_share_the_batch_at_every_size() -> None:
-    checked(read("--workers 4 --min-workers 4 --data.batch_size 8"))
-    with pytest.raises(ValueError, match=r"batch_size is 8, which 3 workers .* --workers 4 --min-workers 2 there may"):
-        checked(read("--workers 4 --min-workers 2 --data.batch_size 8"))
+def test_help_without_a_recipe_lists_them_all(capsys: pytest.CaptureFixture[str]) -> None:
+    said = explained("--help", capsys)
+    for name, each in RECIPES.items():
+        assert f" {name} {each.says} ".replace("  ", " ") in said
+    assert "--objective.gap.nested" in said, "and the default's fields"
+
+
+def test_only_numbers_of_workers_that_share_a_batch_evenly_train() -> None:
+    assert read("--workers 8 --min-workers 2 --data.batch_size 24 --train.accumulate 2").sizes() == [2, 3, 4, 6]
+    assert read("--workers 4 --data.batch_size 8").sizes() == [4]
+    checked(read("--workers 4 --min-workers 2 --data.batch_size 8"))
+    for line in ("--workers 3", "--workers 4 --min-workers 3"):
+        with pytest.raises(ValueError, match=r"workers 3: 8 images a step .* shared evenly by 3 workers"):
+            checked(read(f"{line} --data.batch_size 8"))
 
 
 def test_dgseg_train_tells_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"dgseg train: data.batch_size is 8, which 3 workers"):
+    with pytest.raises(SystemExit, match="dgseg train: --workers 3: 8 images a step"):
         dgseg(["train", "--workers", "3", "--data.batch_size", "8"])
     with pytest.raises(SystemExit, match="dgseg train: --min-workers and --address are for Ray"):
         dgseg(["train", "--workers", "2", "--min-workers", "1"])

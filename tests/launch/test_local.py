@@ -85,7 +85,7 @@ from tests.launch.support import command, disturbed, KeptAnd
 if __name__ == "__main__":
     with plainly("dgseg train"):
         given = command(Path({storage!r}), {{"schedule.steps": 1000}}, workers=2)
-        sys.exit(status(given, run_here(given, listeners=KeptAnd(disturbed(Path({marks!r}), pause=0.05)))))
+        sys.exit(status(given, run_here(given, listeners=KeptAnd(disturbed(Path({marks!r}), pause=0.05))), None))
 """
 
 

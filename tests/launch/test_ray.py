@@ -1,6 +1,7 @@
 """A run on Ray, on a cluster of its own: lost workers, errors, and what the driver shows."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,24 +128,47 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from dgseg.launch.cluster import cluster
+from dgseg.launch.main import plainly, status
+from dgseg.training.progress import Progress
 from tests.launch.support import command, disturbed
 given = command(Path({storage!r}), workers=2)
-with cluster(given.launch):
+with plainly("run"), cluster(given.launch):
     from dgseg.launch.ray import run_on_ray
-    run_on_ray(given, listeners=disturbed(Path({marks!r}), pause=0.5))
+    result = run_on_ray(given, listeners=disturbed(Path({marks!r}), pause=0.5), screen=[Progress()])
+    sys.exit(status(given, result, None))
 """
+
+
+def started(folder: Path) -> "subprocess.Popen[str]":
+    """A driver with a cluster of its own, when its run has saved for the first time."""
+    code = STARTED.format(path=sys.path, storage=str(folder), marks=str(folder / "marks"))
+    driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait(lambda: list((folder / "run" / "checkpoints").glob("step-*[0-9]")), driver)
+    return driver
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_the_terminal_saves(tmp_path: Path) -> None:
+    """It reaches Ray's processes too, as they are of the same process group."""
+    driver = started(tmp_path)
+    os.killpg(driver.pid, signal.SIGINT)
+    said = driver.communicate(timeout=120)[1]
+    assert driver.returncode == 130, said
+    assert "stopping: the workers save first" in said
+    stopped = re.search(r"stopped after step (\d+)", said)
+    assert stopped is not None, said
+    assert (tmp_path / "run" / "checkpoints" / f"step-{int(stopped[1]):08d}" / "manifest.json").is_file()
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow
 def test_a_killed_driver_takes_its_cluster_with_it_and_loses_nothing(tmp_path: Path) -> None:
-    code = STARTED.format(path=sys.path, storage=str(tmp_path), marks=str(tmp_path / "marks"))
-    driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    wait(lambda: list((tmp_path / "run" / "checkpoints").glob("step-*[0-9]")), driver)
-    started = [int(path.name.split("-")[2]) for path in (tmp_path / "marks").glob("worker-*")]
-    assert len(started) == 2
+    driver = started(tmp_path)
+    workers = [int(path.name.split("-")[2]) for path in (tmp_path / "marks").glob("worker-*")]
+    assert len(workers) == 2
     driver.kill()
     driver.wait()
-    wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+    wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     given = command(tmp_path, workers=2)
     found, whole = weights(run_here(given)), weights(run_here(command(tmp_path / "whole", workers=2)))
     assert all(torch.equal(found[name], whole[name]) for name in whole)

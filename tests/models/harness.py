@@ -76,7 +76,12 @@ TINY: dict[str, Tiny] = {
     "deeplabv3plus_r50": Tiny(
         stride=4,
         features=STAGES | {"norm0", "norm1", "norm2", "concat", "decoder", "pre_classifier"},
-        options={"layers": (1, 1, 1, 1), "instance_norms": "whitening", "aux_dropout": 0.0},
+        options={
+            "layers": (1, 1, 1, 1),
+            "instance_norms": "whitening",
+            "aux_dropout": 0.0,
+            "uncertainty": True,
+        },
         aux=1,
         millions=45.08,
         gigamacs=277.77 / 2,  # the paper's number is that of 1024x1024, whatever its caption says
@@ -99,6 +104,7 @@ TINY: dict[str, Tiny] = {
         stride=4,
         features=STAGES | {"decoder", "pre_classifier"},
         options={
+            "uncertainty": True,
             "backbone": {
                 "embedding_size": 8,
                 "hidden_sizes": [16, 16, 32, 32],
@@ -169,4 +175,6 @@ def loss(prediction: Prediction) -> Tensor:
     total = prediction.logits.float().square().mean()
     for aux in prediction.aux:
         total = total + aux.weight * aux.logits.float().square().mean()
+    if "uncertainty" in prediction.extra:
+        total = total + prediction.extra["uncertainty"].float().square().mean()
     return total

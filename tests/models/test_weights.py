@@ -1,5 +1,7 @@
 """load_weights and save_weights: files that fit, that do not, and that should never be opened."""
 
+import argparse
+import json
 import os
 import pickle
 import time
@@ -10,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
+from dgseg.cli.model_arguments import add_weights_arguments, from_weights
 from dgseg.models import build, load_weights, save_weights
 from dgseg.models.backbones import pretrained_backbone
 from dgseg.models.weights import WeightsError
@@ -28,7 +32,7 @@ def tiny(num_classes: int = 5, seed: int = 0) -> nn.Module:
 def few_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks what a file looks like builds all models: here only those that the tests need."""
     names = import_module("dgseg.models.build")
-    few = ("bisenet_mini", "daformer_mitb0", "segformer_b0", "segformer_b1")
+    few = ("bisenet_mini", "daformer_mitb0", "deeplabv3plus_mobilenetv2", "segformer_b0", "segformer_b1")
     monkeypatch.setattr(names, "MODELS", {name: names.MODELS[name] for name in few})
 
 
@@ -227,3 +231,20 @@ def test_a_backbone_takes_a_local_file(tmp_path: Path) -> None:
     torch.save(source.state_dict(), tmp_path / "w.pth")
     pretrained_backbone(target, str(tmp_path / "w.pth"), "https://nowhere/w.pth")
     assert torch.equal(source.weight, target.weight)
+
+
+def test_weights_remember_what_their_model_was_built_with(tmp_path: Path) -> None:
+    """Affine-free instance norms have no weights: without the option another network would be loaded in silence."""
+    model = build("deeplabv3plus_mobilenetv2", instance_norms="whitening")
+    save_weights(model, tmp_path / "w.safetensors")
+    with safe_open(tmp_path / "w.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["architecture"] == "deeplabv3plus_mobilenetv2"
+    assert json.loads(metadata["options"]) == {"instance_norms": "whitening"}
+    parser = argparse.ArgumentParser()
+    add_weights_arguments(parser)
+    again = from_weights(parser.parse_args(["--weights", str(tmp_path / "w.safetensors")]))
+    assert dict(again.options) == {"instance_norms": "whitening"}
+    wanted = ["--weights", str(tmp_path / "w.safetensors"), "--set", "instance_norms='ibn'"]
+    with pytest.raises(WeightsError):  # instance norms of that kind have weights
+        from_weights(parser.parse_args(wanted))

@@ -118,6 +118,14 @@ def test_auxiliary_heads_of_the_whole_image_share_its_bands():
     torch.testing.assert_close(terms["ube/aux1"], 0.4 * ube(out.aux[0].logits, truth, 3.0, 3), rtol=1e-9, atol=0)
 
 
+def test_auxiliary_heads_can_weigh_more_or_be_left_out():
+    truth, out = labels(), prediction(aux=[Aux(prediction(3, 4, 6, seed=3).logits, 0.4)])
+    plain = BoundaryEmphasis(CLASSES)({"original": out}, batch(truth), context())
+    twice = BoundaryEmphasis(CLASSES, weight=0.5, aux_multiple=2.0)({"original": out}, batch(truth), context())
+    torch.testing.assert_close(twice, {"ube": 0.5 * plain["ube"], "ube/aux1": plain["ube/aux1"]})
+    assert list(CrossEntropy(CLASSES, aux_multiple=0.0)({"original": out}, batch(truth), context())) == ["ce"]
+
+
 def test_a_box_of_tensors_is_cropped_as_one_of_numbers():
     truth = labels()
     box = Box(torch.tensor(8), torch.tensor(16), 16, 24)
@@ -193,6 +201,7 @@ def test_the_batch_keeps_its_own_labels():
         ({"weighting": "threshold", "confidence": 1.0}, "probability"),
         ({"denominator": "mean"}, "denominator"),
         ({"weight": 0.0}, "leave it out"),
+        ({"aux_multiple": -1.0}, "aux_multiple"),
         ({"class_weight": [1.0]}, "19 classes"),
     ],
 )

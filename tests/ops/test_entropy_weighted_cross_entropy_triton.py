@@ -131,7 +131,7 @@ def test_layouts(shape):
 
 @interpreted
 def test_long_strips(monkeypatch):
-    monkeypatch.setattr(kernels, "_FILLING", 1)
+    monkeypatch.setattr(kernels, "FILLING", 1)
     logits, labels, bands, _ = inputs((1, 2, 10, 3, 13, 5))
     check(launch(logits, labels, bands), logits, labels, bands, tolerance=1e-12)
 
@@ -225,7 +225,7 @@ def test_compiles_without_spills(monkeypatch, tmp_path, size, capability, dtype,
     from triton.backends.compiler import GPUTarget
 
     calls = []
-    monkeypatch.setattr(kernels, "_launch", lambda *call, warps=4, **constants: calls.append((*call, warps, constants)))
+    monkeypatch.setattr(kernels, "launch", lambda *call, warps=4, **constants: calls.append((*call, warps, constants)))
     logits = torch.empty(2, 19, size, size, dtype=dtype, device="meta")
     if channels_last:
         logits = logits.contiguous(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dgseg.data import from_spec
 from dgseg.data.datasets import parse_spec
-from dgseg.evaluation import PROTOCOLS
+from dgseg.evaluation.protocols import NAMES
 from dgseg.models.build import MODELS
 from dgseg.objectives import Objectives
 from dgseg.recipes import RECIPES, differences, flatten, from_yaml, named, override, to_yaml
@@ -25,7 +25,7 @@ def test_it_is_whole(name: str) -> None:
     assert recipe.name == name
     assert RECIPES[name].says
     assert recipe.model.name in MODELS
-    assert recipe.data.protocol in PROTOCOLS
+    assert recipe.data.protocol in NAMES
     for spec in (*recipe.data.sources, *recipe.data.validation, *recipe.data.test):
         parse_spec(spec)
     assert from_yaml(to_yaml(recipe)) == recipe

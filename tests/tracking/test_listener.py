@@ -221,7 +221,7 @@ def test_a_run_that_is_continued_stays_one_run(tmp_path: Path, database: str, no
     replay(tmp_path / "run/mlflow", database)
     run = run_of(database, kept["key"], "continued")
     assert run.info.status == "FAILED"
-    assert run.data.tags["reason"] == "a worker was lost"
+    assert run.data.tags["ended"] == "failed: a worker was lost"
 
     second = unheard(nowhere, experiment="continued")
     second.load_state_dict(kept)

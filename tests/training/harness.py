@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from dgseg.recipes import named, override
 from dgseg.training.recipe import Recipe
+
+PATIENCE = 60.0  # seconds that the others have once one process has failed
 
 # A model without batch-size limits, and domains that a test can afford.
 TINY = {
@@ -55,37 +58,41 @@ def in_processes(count: int, body: str, *, timeout: float = 300.0, **given: Any)
             + textwrap.dedent(body)
             + "\npickle.dump(answer, open(sys.argv[1], 'wb'))\n"
         )
-        processes = [
-            subprocess.Popen(
-                [sys.executable, script, f"{place}/answer{rank}"],
-                env=os.environ
-                | {
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(count),
-                    "LOCAL_WORLD_SIZE": str(count),
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": port,
-                    "OMP_NUM_THREADS": "1",
-                    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-                },
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(count)
-        ]
-        said = []
-        for process in processes:
-            try:
-                said.append(process.communicate(timeout=timeout)[0])
-            except subprocess.TimeoutExpired:
-                for each in processes:
-                    each.kill()
-                said.append(process.communicate()[0] + "\n(timed out)")
+        said = [Path(place) / f"said{rank}" for rank in range(count)]
+        processes = [_start(script, f"{place}/answer{rank}", rank, count, port, said[rank]) for rank in range(count)]
+        _wait(processes, timeout)
         for rank, process in enumerate(processes):
-            assert process.returncode == 0, f"rank {rank} of {count}:\n" + said[rank][-4000:]
+            assert process.returncode == 0, f"rank {rank} of {count}:\n" + said[rank].read_text()[-4000:]
         return [pickle.loads(Path(f"{place}/answer{rank}").read_bytes()) for rank in range(count)]
+
+
+def _start(script: Path, answer: str, rank: int, count: int, port: str, said: Path) -> subprocess.Popen[bytes]:
+    variables = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
+    with said.open("wb") as out:
+        return subprocess.Popen(
+            [sys.executable, script, answer], env=os.environ | variables, stdout=out, stderr=subprocess.STDOUT
+        )
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], timeout: float) -> None:
+    """For all; where one fails the others get a while to notice it."""
+    deadline = time.monotonic() + timeout
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        if any(process.poll() for process in processes):
+            deadline = min(deadline, time.monotonic() + PATIENCE)
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def _free_port() -> int:

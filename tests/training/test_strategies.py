@@ -14,8 +14,9 @@ from tests.training.harness import RECORDED, Record, in_processes, tiny
 # drops out. Scores are another matter.
 PROOF = {"data.validation": [], "data.test": [], "train.save_every": 100}
 FLOAT64 = {"train.precision": "float64"}
-# AdamW divides rounding noise by itself where a gradient is zero: within float32 its twenty steps tell nothing.
-FLOAT32 = {"optimizer": SGDConfig(lr=0.01)}
+# AdamW divides rounding noise by itself where a gradient is zero, and large steps from random weights multiply it: in
+# float32 such runs tell nothing after a few steps, whoever makes them.
+FLOAT32 = {"optimizer": SGDConfig(lr=1e-5)}
 ACCUMULATED = FLOAT64 | {"train.accumulate": 2, "train.clip": 1.0, "train.ema": 0.9}
 DDP, FSDP = {"strategy": "ddp"}, {"strategy": "fsdp"}
 EACH = RECORDED + "answer = [recorded(recipe, storage, str(n), **run) for n, (recipe, run) in enumerate(runs)]\n"
@@ -24,7 +25,7 @@ EACH = RECORDED + "answer = [recorded(recipe, storage, str(n), **run) for n, (re
 def run(processes: int, storage: Path, *runs: tuple[Mapping[str, object], Mapping[str, object]]) -> list[list[Record]]:
     """[run][rank]"""
     made = [(tiny(PROOF | dict(changes)), dict(config)) for changes, config in runs]
-    by_rank = in_processes(processes, EACH, timeout=900, storage=str(storage), runs=made)
+    by_rank = in_processes(processes, EACH, storage=str(storage), runs=made)
     return [[rank[number] for rank in by_rank] for number in range(len(runs))]
 
 
@@ -38,8 +39,10 @@ def furthest(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 def furthest_loss(a: Record, b: Record) -> float:
+    """Relative, of terms above 1: of a loss of ten float32 knows six digits behind the point."""
     assert len(a.losses) == len(b.losses) == 20
-    return max(abs(one[name] - other[name]) for one, other in zip(a.losses, b.losses, strict=True) for name in one)
+    pairs = [(one[name], other[name]) for one, other in zip(a.losses, b.losses, strict=True) for name in one]
+    return max(abs(x - y) / max(1.0, abs(y)) for x, y in pairs)
 
 
 @pytest.fixture(scope="module")

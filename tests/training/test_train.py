@@ -204,7 +204,7 @@ def test_a_name_belongs_to_one_recipe(tmp_path: Path) -> None:
         ({"train.accumulate": 3}, {}, r"data.batch_size is 4: it must be a multiple of 1 workers × 3"),
         ({"data.sources": []}, {}, "data.sources is empty"),
         ({"data.validation": ["streets=fog@test,size=64x96"]}, {}, "fog: scored at the end and used for selection"),
-        ({"data.protocol": "offical"}, {}, "data.protocol is 'offical'; there are"),
+        ({"data.protocol": "offical"}, {}, "there is no protocol 'offical'; take"),
         ({"schedule.steps": 0}, {}, "schedule.steps is 0"),
         ({"optimizer.head_multiple": 10.0}, {}, "no parameter of bisenet_mini begins with 'backbone.'"),
         ({"model.trainable": ["nothing.*"]}, {}, "'nothing.*' is the name of no parameter"),

@@ -4,6 +4,7 @@ from dgseg.bench.case import Builder
 from dgseg.bench.cases import (
     boundary_bands,
     entropy_weighted_cross_entropy,
+    focal_dice,
     prototype_ema,
     prototype_info_nce,
     segmentation_counts,
@@ -12,6 +13,7 @@ from dgseg.bench.cases import (
 CASES: dict[str, list[Builder]] = {
     "boundary_bands": boundary_bands.CASES,
     "entropy_weighted_cross_entropy": entropy_weighted_cross_entropy.CASES,
+    "focal_dice": focal_dice.CASES,
     "prototype_info_nce": prototype_info_nce.CASES,
     "prototype_ema_": prototype_ema.CASES,
     "segmentation_counts": segmentation_counts.CASES,

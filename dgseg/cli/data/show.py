@@ -134,6 +134,10 @@ def panels(sample: Sample) -> list[Panel]:
     ]
     if "depth" in sample.extra:
         shown.append(Panel("depth, 3 m white to 150 m dark", deep(sample.extra["depth"].numpy())))
+    for name, view in sample.views.items():
+        shown.append(Panel(f"{name}: {view.id}", np.ascontiguousarray(view.image.permute(1, 2, 0).numpy())))
+        if view.label is not None:
+            shown.append(Panel(f"labels of {name}: {_classes(view.label)}", coloured(view.label.numpy())))
     return shown
 
 

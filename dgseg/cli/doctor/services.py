@@ -82,10 +82,10 @@ def cluster() -> Iterator[Finding]:
     name = f"Ray cluster at {address}" if address else "Ray cluster"
     if not address:
         current = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-        address = current.read_text().strip() if current.exists() else ""
-        if not address or not _listens(address):
-            yield Finding(AREA, name, "ok", "none named by RAY_ADDRESS: a local one is started when needed")
-            return
+        local = current.read_text().strip() if current.exists() else ""
+        found = f"a local one listens at {local}" if local and _listens(local) else "a local one is started when needed"
+        yield Finding(AREA, name, "ok", f"none named by RAY_ADDRESS: {found}")
+        return
     mend = "start it, or unset RAY_ADDRESS to train on this machine"
     if address.startswith("http"):
         yield _dashboard(name, address, mend)

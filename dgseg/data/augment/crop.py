@@ -121,6 +121,7 @@ def padded(sample: Sample, size: tuple[int, int], fill: tuple[int, int, int] = I
         None if sample.label is None else F.pad_mask(sample.label, edges, fill=VOID),
         sample.id,
         {name: F.pad_mask(each, edges, fill=0) for name, each in sample.extra.items()},
+        {name: padded(view, size, fill) for name, view in sample.views.items()},
     )
 
 

@@ -31,21 +31,33 @@ class Torchvision(Transform):
 
     def apply(self, sample: AnySample, rng: np.random.Generator, draw: Draw) -> Sample:
         whole = sample.whole()
-        maps = {name: tv_tensors.Mask(each) for name, each in whole.extra.items()}
-        inputs = {"image": tv_tensors.Image(whole.image), "label": _mask(whole.label), "extra": maps}
         with _seeded(int(rng.integers(2**32))):
-            out = self.transform(inputs)
-        result = Sample(
-            _plain(out["image"]),
-            None if whole.label is None else _plain(out["label"]),
-            whole.id,
-            {name: _plain(each) for name, each in out["extra"].items()},
-        )
+            result = _plain_sample(self.transform(_tv_tensors(whole)), whole)
         if result.image.dtype != torch.uint8 or (result.label is not None and result.label.dtype != torch.uint8):
             raise ValueError(f"{self.transform} changes uint8; leave v2.ToDtype and Normalize to the model")
         if not self.geometric and not _equal(result.label, whole.label):
             raise ValueError(f"{self.transform} moves pixels: give it geometric=True and a place in `shared`")
         return result
+
+
+def _tv_tensors(sample: Sample) -> dict[str, Any]:
+    """All in one: a transform draws once for whatever it is called with."""
+    return {
+        "image": tv_tensors.Image(sample.image),
+        "label": _mask(sample.label),
+        "extra": {name: tv_tensors.Mask(each) for name, each in sample.extra.items()},
+        "views": {name: _tv_tensors(view) for name, view in sample.views.items()},
+    }
+
+
+def _plain_sample(out: dict[str, Any], like: Sample) -> Sample:
+    return Sample(
+        _plain(out["image"]),
+        None if like.label is None else _plain(out["label"]),
+        like.id,
+        {name: _plain(each) for name, each in out["extra"].items()},
+        {name: _plain_sample(out["views"][name], view) for name, view in like.views.items()},
+    )
 
 
 def _mask(label: Tensor | None) -> tv_tensors.Mask | None:

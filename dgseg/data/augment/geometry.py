@@ -1,7 +1,7 @@
 """Flip and resize. Images bilinear with antialiasing, maps by the pixel whose centre is nearest, so that both describe
 the same place: OpenCV's and torch's "nearest" takes floor(i·H/h) instead and shifts labels by up to half a pixel."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -54,7 +54,13 @@ class Resize(Transform):
         if size == sample.size:
             return sample
         whole = sample.whole()
-        return replace(whole, image=resized_image(whole.image, size)) if self.image_only else resized(whole, size)
+        return (
+            mapped(whole, lambda image: resized_image(image, size), _same) if self.image_only else resized(whole, size)
+        )
+
+
+def _same(each: Tensor) -> Tensor:
+    return each
 
 
 def check_range(name: str, bounds: tuple[float, float]) -> None:

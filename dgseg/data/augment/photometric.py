@@ -20,7 +20,10 @@ class Colour(Transform):
 
     def apply(self, sample: AnySample, rng: np.random.Generator, draw: Draw) -> Sample:
         whole = sample.whole()
-        return replace(whole, image=self.recolour(whole.image, rng))
+        image = self.recolour(whole.image, rng)
+        return replace(
+            whole, image=image, views={name: self.apply(each, rng, draw) for name, each in whole.views.items()}
+        )
 
     @abstractmethod
     def recolour(self, image: Tensor, rng: np.random.Generator) -> Tensor: ...

@@ -1,7 +1,7 @@
 """Geometry once, then the colours of every view: Sample -> {view: Sample}."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,7 +14,9 @@ AUGMENTED = "augmented"
 
 @dataclass(frozen=True)
 class Pipeline:
-    """All views show the same places: only the shared part may move pixels. Label and maps exist once, shared."""
+    """All views show the same places: only the shared part may move pixels. Label and maps exist once, shared, but
+    for views that a sample brings itself: those have their own. A view that is not named here is coloured as the
+    original is."""
 
     shared: tuple[Transform, ...] = ()
     views: Mapping[str, tuple[Transform, ...]] = field(default_factory=lambda: {ORIGINAL: ()})
@@ -33,10 +35,18 @@ class Pipeline:
                 f"{sample.id}: the label is {tuple(sample.label.shape[-2:])}, the image {sample.size}; "
                 "a dataset hands out both at one size"
             )
+        if isinstance(sample, Sample):
+            for name, view in sample.views.items():
+                if view.size != sample.size or (view.label is not None and view.label.shape != sample.image.shape[-2:]):
+                    raise ValueError(f"{sample.id}: its view {name!r} is {view.size}, and it is {sample.size}")
         for transform in self.shared:
             sample = transform(sample, rng, draw)
         shown = sample.whole()
-        return {name: _apply(transforms, shown, rng, draw) for name, transforms in self.views.items()}
+        brought, plain = shown.views, replace(shown, views={})
+        return {
+            name: _apply(self.views.get(name, self.views[ORIGINAL]), brought.get(name, plain), rng, draw)
+            for name in dict.fromkeys((*self.views, *brought))
+        }
 
 
 def _apply(transforms: tuple[Transform, ...], sample: Sample, rng: np.random.Generator, draw: Draw) -> Sample:

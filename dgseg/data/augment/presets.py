@@ -7,6 +7,7 @@ from dgseg.data.augment.crop import Crop
 from dgseg.data.augment.geometry import Flip, Resize
 from dgseg.data.augment.photometric import ColourJitter, GaussianBlur, PhotometricDistortion
 from dgseg.data.augment.pipeline import AUGMENTED, ORIGINAL, Pipeline
+from dgseg.data.augment.transform import Transform
 
 Size = tuple[int, int]
 
@@ -51,24 +52,23 @@ class Streets(DAFormer):
 
 @dataclass(frozen=True)
 class BlindNet:
-    """Two views over one geometry: scaled by half to two, and cropped around the wanted class."""
+    """Two views over one geometry: scaled by half to two, and cropped around the wanted class. Without the pair there
+    is the original view alone, which the baselines (plain, IBN-Net, IW and IRW) train on."""
 
     crop: Size = (768, 768)
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     blur: tuple[float, float] = (0.15, 1.3)
     original: float = 0.5  # how often the original view is jittered, mildly
+    pair: bool = True
 
     def build(self) -> Pipeline:
         crop = Crop(self.crop, self.scale, max_class_share=1.0, around_wanted=True)
         blur = GaussianBlur(self.blur)
-        return Pipeline(
-            (crop, Flip(self.flip)),
-            {
-                ORIGINAL: (ColourJitter(0.4, 0.4, 0.4, 0.1, p=self.original), blur),
-                AUGMENTED: (ColourJitter(0.8, 0.8, 0.8, 0.3, p=1.0), blur),
-            },
-        )
+        views: dict[str, tuple[Transform, ...]] = {ORIGINAL: (ColourJitter(0.4, 0.4, 0.4, 0.1, p=self.original), blur)}
+        if self.pair:
+            views[AUGMENTED] = (ColourJitter(0.8, 0.8, 0.8, 0.3, p=1.0), blur)
+        return Pipeline((crop, Flip(self.flip)), views)
 
 
 @dataclass(frozen=True)

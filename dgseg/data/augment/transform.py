@@ -31,10 +31,11 @@ class Transform(ABC):
 
 
 def mapped(sample: Sample, image: Callable[[Tensor], Tensor], maps: Callable[[Tensor], Tensor]) -> Sample:
-    """`image` over the image, `maps` over label and extra maps."""
+    """`image` over the image, `maps` over label and extra maps; over those of its views, too."""
     return Sample(
         image(sample.image),
         None if sample.label is None else maps(sample.label),
         sample.id,
         {name: maps(each) for name, each in sample.extra.items()},
+        {name: mapped(view, image, maps) for name, view in sample.views.items()},
     )

@@ -33,6 +33,8 @@ DATASETS = {
     "muad": "dgseg.data.datasets.muad:MUAD",
     "folder": "dgseg.data.datasets.folder:Folder",
     "streets": "dgseg.data.streets:Streets",
+    "streets_pairs": "dgseg.data.streets:StreetsPairs",
+    "pairs": "dgseg.data.datasets.pairs:Pairs",
     "packed": "dgseg.data.pack:Packed",
 }
 

@@ -66,6 +66,11 @@ class ShardWriter:
         self._crc = zlib.crc32(content, self._crc)
 
     def add(self, source: Sample) -> None:
+        if source.views:
+            raise DataError(
+                f"{source.id} comes with another picture of the same place ({', '.join(source.views)}), and a pack "
+                "holds one a sample: train on the set as it is"
+            )
         found = kinds(source)
         if found != self.maps:
             raise DataError(f"{source.id} has the maps {found}, the first sample of its dataset {self.maps}")

@@ -2,5 +2,17 @@
 
 from dgseg.data.streets.dataset import Streets
 from dgseg.data.streets.domains import ADVERSE, DOMAINS, SOURCES, SPLITS, STANDARD, TARGETS, VALIDATION
+from dgseg.data.streets.pairs import SHIFTS, StreetsPairs
 
-__all__ = ["ADVERSE", "DOMAINS", "SOURCES", "SPLITS", "STANDARD", "TARGETS", "VALIDATION", "Streets"]
+__all__ = [
+    "ADVERSE",
+    "DOMAINS",
+    "SHIFTS",
+    "SOURCES",
+    "SPLITS",
+    "STANDARD",
+    "TARGETS",
+    "VALIDATION",
+    "Streets",
+    "StreetsPairs",
+]

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models import MobileNet_V2_Weights, ShuffleNet_V2_X1_0_Weights, mobilenet_v2, shufflenet_v2_x1_0
 
 from dgseg.models.backbones.pretrained import pretrained_backbone
-from dgseg.models.norms import NormedStem, NormedTail
+from dgseg.models.norms import NormedStem, norm_after
 
 
 class LightTrunk(nn.Module):
@@ -30,8 +30,7 @@ class LightTrunk(nn.Module):
 
     def place_norms(self, positions: tuple[int, ...], affine: bool) -> None:
         for position in positions:
-            blocks = getattr(self, f"layer{position}")
-            setattr(self, f"layer{position}", NormedTail(blocks, self.channels[position], affine))
+            norm_after(getattr(self, f"layer{position}"), self.channels[position], affine)
 
 
 class ShuffleNetV2(LightTrunk):

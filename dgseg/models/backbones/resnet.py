@@ -8,7 +8,7 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Wei
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from dgseg.models.backbones.pretrained import pretrained_backbone
-from dgseg.models.norms import NormedResidualTail
+from dgseg.models.norms import norm_after
 
 # What the papers start from: torchvision's first weights, not the later recipe's.
 _KINDS: dict[int, tuple[Any, tuple[int, ...], str]] = {
@@ -37,7 +37,7 @@ class ResNet(nn.Module):
 
     def layer0(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """The stem, and the map of the instance norm in it if there is one."""
-        if isinstance(self.bn1, nn.BatchNorm2d):
+        if not isinstance(self.bn1, nn.InstanceNorm2d):  # a batch norm, or what folding leaves of it
             return self.stem(images)
         normed = self.bn1(self.conv1(images))
         return self.maxpool(torch.relu(normed)), normed  # the map is kept, so not in place
@@ -52,8 +52,7 @@ class ResNet(nn.Module):
             if position == 0:
                 self.bn1 = nn.InstanceNorm2d(self.conv1.out_channels, affine=affine)
                 continue
-            blocks = getattr(self, f"layer{position}")
-            setattr(self, f"layer{position}", NormedResidualTail(blocks, self.channels[position], affine))
+            norm_after(getattr(self, f"layer{position}"), self.channels[position], affine)
 
 
 def dilate(layer: nn.Sequential, dilation: int) -> None:

@@ -1,5 +1,7 @@
 """Finding out what a checkpoint is, and putting it into a model."""
 
+import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,12 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dgseg.models.base import SegmentationModel
 from dgseg.models.weights.format import Format, State
 from dgseg.models.weights.reading import WeightsError, bare, read
 
 # Modules of this package; each has a list FORMATS.
 FORMAT_MODULES = ("torchvision", "adaptsegnet", "robustnet", "mit", "resnet_v1c")
 OWN = "own keys"
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -24,6 +28,7 @@ class LoadReport:
 
     format: str
     loaded: list[str] = field(default_factory=list)
+    derived: list[str] = field(default_factory=list)  # "key from key": the file lacks the first, a copy of the second
     reshaped: list[str] = field(default_factory=list)  # loaded too: a 1x1 convolution for a linear layer, or back
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -52,7 +57,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     """Put a file's weights into a model, which may still be on the meta device.
 
     strict: every key of the model must be found, every key of the file used, every shape fit. Without it what does not
-    fit is left as it is and listed in the report.
+    fit is left as it is and listed in the report. Parameters that begin as copies of others (an uncertainty head, of
+    the classifier) and are not in the file begin so here too, and the report says it: `derived`.
     """
     path = Path(path)
     state, metadata = read(path)
@@ -64,8 +70,15 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
 
     report = LoadReport(best.format, ignored=best.ignored)
     fitting = dict(_fit(best.state, own, report))
+    copies = {key: of for key, of in _copies(model).items() if key not in best.state and of in fitting}
+    fitting |= {key: fitting[of].clone() for key, of in copies.items()}
+    report.derived = [f"{key} from {of}" for key, of in copies.items()]
+    if copies:
+        log.info("%s does not hold, and begins as a copy: %s", path, ", ".join(report.derived))
     # Files older than the counter lack it; batch norms with a momentum never read it.
-    report.missing = [key for key in own if key not in best.state and not key.endswith("num_batches_tracked")]
+    report.missing = [
+        key for key in own if key not in best.state and key not in copies and not key.endswith("num_batches_tracked")
+    ]
     if strict and (report.missing or report.unexpected or report.mismatched):
         raise WeightsError(_complaint(model, path, best, report, metadata))
     on_meta = any(tensor.is_meta for tensor in own.values())
@@ -73,8 +86,13 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     return report
 
 
+def _copies(model: nn.Module) -> dict[str, str]:
+    return model.derived() if isinstance(model, SegmentationModel) else {}
+
+
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """The weights as safetensors, written aside and renamed into place."""
+    """The weights as safetensors, with the name and options that `build` makes the model from; written aside and
+    renamed into place."""
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -89,7 +107,13 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         seen.add(cpu.data_ptr())
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    save_file(state, aside, metadata={"format": "pt", "architecture": getattr(model, "architecture", "")})
+    metadata = {
+        "format": "pt",
+        "architecture": getattr(model, "architecture", ""),
+        "options": json.dumps(dict(getattr(model, "options", {}))),
+    }
+    save_file(state, aside, metadata=metadata)
+    os.chmod(aside, 0o644)  # safetensors' files are their owner's alone
     aside.replace(path)
 
 
@@ -130,6 +154,8 @@ def _complaint(model: nn.Module, path: Path, reading: _Reading, report: LoadRepo
     lines = [f"{path} ({report.format}) does not fit the model: {report}"]
     kinds = {"missing": report.missing, "unexpected": report.unexpected, "mismatched": report.mismatched}
     lines += [f"  {name}: {_some(keys)}" for name, keys in kinds.items() if keys]
+    if any(key.startswith("uncertainty.") for key in report.unexpected):
+        lines.append("  it holds a learned uncertainty head: build the model with uncertainty=True")
     if not (report.missing or report.unexpected) and len(report.mismatched) < len(report.loaded):
         lines.append("  another number of classes? build the model with the checkpoint's num_classes")
     else:

@@ -125,30 +125,12 @@ def _check(
     class_weight: Tensor | None,
     denominator: str,
 ) -> None:
-    _checks.check_tensor("logits", logits, "N C h w", _checks.FLOAT_DTYPES)
-    _checks.check_tensor("labels", labels, "N H W", _checks.LABEL_DTYPES)
-    N, C, h, w = logits.shape
-    _, H, W = labels.shape
-    if labels.shape[0] != N:
-        raise ValueError(f"logits hold {N} images and labels {labels.shape[0]}: both must be the same batch")
-    if 0 in logits.shape or 0 in labels.shape:
-        raise ValueError(
-            f"logits of shape {list(logits.shape)} and labels of shape {list(labels.shape)} hold no pixel to learn "
-            f"from: skip empty batches"
-        )
-    if h > H or w > W:
-        raise ValueError(
-            f"logits of size {h}x{w} are larger than labels of size {H}x{W}: give the labels at full size, "
-            f"or shrink the logits with torch.nn.functional.interpolate"
-        )
+    _checks.check_logits_and_labels(logits, labels)
     if bands is not None:
         _checks.check_tensor("bands", bands, "N H W", (torch.uint8,))
         _checks.check_shape("bands", bands, labels.shape, "labels")
     if class_weight is not None:
-        _checks.check_tensor("class_weight", class_weight, "C", _checks.FLOAT_DTYPES)
-        _checks.check_shape("class_weight", class_weight, (C,), "logits")
-        if class_weight.requires_grad:
-            raise ValueError("class_weight gets no gradient here: pass class_weight.detach()")
+        _checks.check_class_weight(class_weight, logits)
     _checks.check_same_device(logits=logits, labels=labels, bands=bands, class_weight=class_weight)
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}; got {weighting!r}")

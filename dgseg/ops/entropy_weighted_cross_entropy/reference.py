@@ -9,6 +9,8 @@ from torch import Tensor
 
 from dgseg.ops import _checks
 
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch 2.14 renamed it
+
 
 class EntropyWeightedLoss(NamedTuple):
     loss: Tensor  # 0-d, with gradient
@@ -21,7 +23,7 @@ def all_ranks(moments: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     if group is None:
         return moments[None]
     gathered = moments.new_empty(dist.get_world_size(group) * moments.numel())
-    dist.all_gather_into_tensor(gathered, moments, group=group)
+    _all_gather(gathered, moments, group=group)
     return gathered.view(-1, moments.numel())
 
 

@@ -4,9 +4,7 @@ Bytes that must move for logits at label size, per pixel of C float32 classes: 4
 backward. What these kernels move beside that are maps of one value a pixel: log-sum-exp, entropy, cross-entropy and
 weight written once and read once, labels and bands read.
 
-Legend: N images, C classes, h×w logits, H×W labels; a *tile* is [classes, pixels] in registers. C classes are held as
-two tiles of HEAD and TAIL classes, powers of two (19 = 16 + 4 with one padded), because one power of two would waste
-up to half of the arithmetic. Partial sums are written per program and added in a fixed order: no atomics.
+The legend is in dgseg/ops/_triton.py. Partial sums are written per program and added in a fixed order: no atomics.
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
 
@@ -15,64 +13,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_COMPUTE = {torch.float32: tl.float32, torch.float64: tl.float64}
-_FILLING = 1024  # programs that keep every multiprocessor of a large GPU busy
-
-
-def _launch(kernel, programs: int, *args, warps: int = 4, **constants) -> None:
-    if programs > 0:
-        kernel[(programs,)](*args, num_warps=warps, **constants)
-
-
-def _split(classes: int) -> dict[str, int]:
-    head = triton.next_power_of_2(max(classes // 2, 1)) if classes > 1 else 1
-    if 2 * head < classes:
-        head *= 2
-    return {"HEAD": head, "TAIL": triton.next_power_of_2(max(classes - head, 1))}
-
-
-def _pixels_per_program(split: dict[str, int], elements: int, dtype: torch.dtype) -> int:
-    """A power of two: as many pixels as keep a [classes, pixels] tile of `elements` floats in registers."""
-    fitting = elements // (split["HEAD"] + split["TAIL"]) // (4 if dtype == torch.float64 else 1)
-    return int(min(max(triton.next_power_of_2(fitting + 1) // 2, 16), 512))
-
-
-def _full_size_elements(logits: Tensor) -> int:
-    # Where pixels are neighbours in memory a thread loads four at a time: 80 floats of its 255 registers. Where they
-    # are not (channels_last), each element costs an address besides.
-    return 10240 if logits.stride(3) == 1 else 2560
+from dgseg.ops._triton import (
+    COMPUTE_TYPES,
+    FILLING,
+    first_of,
+    full_size_elements,
+    index_type,
+    launch,
+    mix,
+    mixed_columns,
+    new_like,
+    pixels_per_program,
+    read_label,
+    read_tile,
+    rows_follow,
+    source_of,
+    split_classes,
+    store_row,
+)
 
 
 def _class_chunks(classes: int) -> tuple[int, int]:
     """The backward needs no sum over classes: it takes at most 32 at a time. (number of chunks, classes in each)."""
     chunks = triton.cdiv(classes, 32)
     return chunks, triton.cdiv(classes, chunks)
-
-
-def _rows_follow(*tensors: Tensor) -> bool:
-    """Whether pixel y·W + x of an image lies at (y·W + x)·stride(3): contiguous and channels_last tensors."""
-    return all(t.stride(2) == t.shape[3] * t.stride(3) for t in tensors)
-
-
-def _index_type(small: int, large: int):
-    return tl.int32 if 4 * (small + 1) * (large + 1) < 2**31 else tl.int64
-
-
-@triton.jit
-def _label(labels, at, mask, C, ignore_index):
-    """Labels as int32, -1 where they are ignored or no class: out-of-range values are harmless here."""
-    label = tl.load(labels + at, mask=mask, other=0).to(tl.int64)
-    valid = mask & (label != ignore_index) & (label >= 0) & (label < C)
-    return tl.where(valid, label, -1).to(tl.int32), valid
-
-
-@triton.jit
-def _tile(pointers, classes, C, mask, stride_c, OTHER: tl.constexpr, COMPUTE: tl.constexpr):
-    """logits of `classes` at per-pixel pointers; OTHER where there is no such class or pixel."""
-    inside = (classes < C)[:, None] & mask[None, :]
-    offset = classes.to(tl.int64) * stride_c
-    tile = tl.load(pointers[None, :] + offset[:, None], mask=inside, other=0).to(COMPUTE)
-    return tl.where(inside, tile, OTHER)
 
 
 @triton.jit
@@ -123,10 +87,10 @@ def _pixels_kernel(
         pointers = logits + n * stride_n + (pixel // W).to(tl.int64) * stride_h + (pixel % W).to(tl.int64) * stride_w
     head_classes = tl.arange(0, HEAD)
     tail_classes = HEAD + tl.arange(0, TAIL)
-    head = _tile(pointers, head_classes, C, mask, stride_c, float("-inf"), COMPUTE)
-    tail = _tile(pointers, tail_classes, C, mask, stride_c, float("-inf"), COMPUTE)
+    head = read_tile(pointers, head_classes, C, mask, stride_c, float("-inf"), COMPUTE)
+    tail = read_tile(pointers, tail_classes, C, mask, stride_c, float("-inf"), COMPUTE)
     at = n * plane + pixel
-    label, valid = _label(labels, at, mask, C, ignore_index)
+    label, valid = read_label(labels, at, mask, C, ignore_index)
     lse, H, ce = _softmax_statistics(head, tail, head_classes, tail_classes, label)
     tl.store(log_sum_exp + at, tl.where(valid, lse, 0.0), mask=mask)
     tl.store(cross_entropy + at, tl.where(valid, ce, 0.0), mask=mask)
@@ -138,38 +102,6 @@ def _pixels_kernel(
         tl.store(entropy + at, H, mask=mask)
         count = in_band.to(COMPUTE)
     _store_partial(partials + program.to(tl.int64) * 4, valid.to(COMPUTE), count, H, tl.zeros([BLOCK], COMPUTE))
-
-
-@triton.jit
-def _source(position, small, large, INDEX: tl.constexpr, COMPUTE: tl.constexpr):
-    """Where bilinear upsampling (align_corners=False) from `small` to `large` samples reads for `position`: the lower
-    index and the weight of the upper one. Exact in integers; the last index has no upper neighbour."""
-    doubled = tl.maximum((2 * tl.cast(position, INDEX) + 1) * small - large, 0)
-    index = doubled // (2 * large)
-    fraction = (doubled - index * (2 * large)).to(COMPUTE) / tl.cast(2 * large, COMPUTE)
-    return index.to(tl.int32), tl.where(index < small - 1, fraction, 0.0)
-
-
-@triton.jit
-def _first(index, small, large, INDEX: tl.constexpr):
-    """The first of `large` positions whose lower source index is at least `index` (`large` where there is none)."""
-    index = tl.cast(index, INDEX)
-    position = ((2 * index + 1) * large + small - 1) // (2 * small)
-    return tl.where(index <= 0, 0, tl.minimum(position, large)).to(tl.int32)
-
-
-@triton.jit
-def _mix(lower, upper, weight):
-    return lower + weight * (upper - lower)
-
-
-@triton.jit
-def _mixed_columns(row, left, right, weight, classes, C, mask, stride_c, COMPUTE: tl.constexpr):
-    """One row of low-resolution logits, interpolated to full-resolution columns; padded classes are very small."""
-    lower = _tile(row + left, classes, C, mask, stride_c, 0.0, COMPUTE)
-    upper = _tile(row + right, classes, C, mask, stride_c, 0.0, COMPUTE)
-    # Not -inf: the difference of two rows of it would be NaN.
-    return tl.where((classes < C)[:, None], _mix(lower, upper, weight[None, :]), -1e30)
 
 
 @triton.jit(do_not_specialize=["h", "w", "H"])
@@ -186,27 +118,27 @@ def _pixels_upsampled_kernel(
     n = (program // blocks // h).to(tl.int64)
     x = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     mask = x < W
-    left, weight_x = _source(x, w, W, INDEX, COMPUTE)
+    left, weight_x = source_of(x, w, W, INDEX, COMPUTE)
     right = tl.minimum(left + 1, w - 1).to(tl.int64) * stride_w
     left = left.to(tl.int64) * stride_w
     upper = logits + n * stride_n + i.to(tl.int64) * stride_h
     lower = logits + n * stride_n + tl.minimum(i + 1, h - 1).to(tl.int64) * stride_h
     head_classes = tl.arange(0, HEAD)
     tail_classes = HEAD + tl.arange(0, TAIL)
-    upper_head = _mixed_columns(upper, left, right, weight_x, head_classes, C, mask, stride_c, COMPUTE)
-    upper_tail = _mixed_columns(upper, left, right, weight_x, tail_classes, C, mask, stride_c, COMPUTE)
-    lower_head = _mixed_columns(lower, left, right, weight_x, head_classes, C, mask, stride_c, COMPUTE)
-    lower_tail = _mixed_columns(lower, left, right, weight_x, tail_classes, C, mask, stride_c, COMPUTE)
+    upper_head = mixed_columns(upper, left, right, weight_x, head_classes, C, mask, stride_c, COMPUTE)
+    upper_tail = mixed_columns(upper, left, right, weight_x, tail_classes, C, mask, stride_c, COMPUTE)
+    lower_head = mixed_columns(lower, left, right, weight_x, head_classes, C, mask, stride_c, COMPUTE)
+    lower_tail = mixed_columns(lower, left, right, weight_x, tail_classes, C, mask, stride_c, COMPUTE)
     valid_count = tl.zeros([BLOCK], COMPUTE)
     count = tl.zeros([BLOCK], COMPUTE)
     mean = tl.zeros([BLOCK], COMPUTE)
     deviation = tl.zeros([BLOCK], COMPUTE)
-    for y in range(_first(i, h, H, INDEX), _first(i + 1, h, H, INDEX)):
-        _row, weight_y = _source(y, h, H, INDEX, COMPUTE)
+    for y in range(first_of(i, h, H, INDEX), first_of(i + 1, h, H, INDEX)):
+        _row, weight_y = source_of(y, h, H, INDEX, COMPUTE)
         at = (n * H + y) * W + x
-        label, valid = _label(labels, at, mask, C, ignore_index)
+        label, valid = read_label(labels, at, mask, C, ignore_index)
         lse, E, ce = _softmax_statistics(
-            _mix(upper_head, lower_head, weight_y), _mix(upper_tail, lower_tail, weight_y),
+            mix(upper_head, lower_head, weight_y), mix(upper_tail, lower_tail, weight_y),
             head_classes, tail_classes, label,
         )  # fmt: skip
         tl.store(log_sum_exp + at, tl.where(valid, lse, 0.0), mask=mask)
@@ -254,41 +186,36 @@ def _moments_kernel(partials, moments, rows, pixels: tl.int64, BLOCK: tl.constex
     tl.store(moments + 4, tl.sum(deviation))
 
 
-def _new_like(logits: Tensor, *shape: int) -> Tensor:
-    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return torch.empty(shape, dtype=compute, device=logits.device)
-
-
 def pixels(
     logits: Tensor, labels: Tensor, bands: Tensor | None, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     N, C, h, w = logits.shape
     _, H, W = labels.shape
     labels = labels.contiguous()
-    log_sum_exp, cross_entropy = _new_like(logits, N, H, W), _new_like(logits, N, H, W)
-    entropy = _new_like(logits, N, H, W) if bands is not None else _new_like(logits, 0)
+    log_sum_exp, cross_entropy = new_like(logits, N, H, W), new_like(logits, N, H, W)
+    entropy = new_like(logits, N, H, W) if bands is not None else new_like(logits, 0)
     bands = bands.contiguous() if bands is not None else labels
-    split = _split(C)
-    has = {"HAS_BANDS": entropy.dim() == 3, "COMPUTE": _COMPUTE[log_sum_exp.dtype]}
+    split = split_classes(C)
+    has = {"HAS_BANDS": entropy.dim() == 3, "COMPUTE": COMPUTE_TYPES[log_sum_exp.dtype]}
     upsampled = (h, w) != (H, W)
     # Upsampling keeps three tiles: two rows of logits and the one between.
-    block = _pixels_per_program(split, 2560 if upsampled else _full_size_elements(logits), logits.dtype)
+    block = pixels_per_program(split, 2560 if upsampled else full_size_elements(logits), logits.dtype)
     blocks = triton.cdiv(W, block) if upsampled else triton.cdiv(H * W, block)
     programs = (N * h * blocks if upsampled else N * blocks) if labels.numel() else 0
-    partials = _new_like(logits, programs, 4)
+    partials = new_like(logits, programs, 4)
     maps = (logits, labels, bands, log_sum_exp, entropy, cross_entropy, partials)
     if upsampled:
-        _launch(
+        launch(
             _pixels_upsampled_kernel, programs, *maps, C, h, w, H, W, blocks, ignore_index, *logits.stride(),
-            BLOCK=block, INDEX=_index_type(max(h, w), max(H, W)), **split, **has,
+            BLOCK=block, INDEX=index_type(max(h, w), max(H, W)), **split, **has,
         )  # fmt: skip
     else:
-        _launch(
+        launch(
             _pixels_kernel, programs, *maps, C, W, H * W, blocks, ignore_index, *logits.stride(),
-            ROWS_FOLLOW=_rows_follow(logits), BLOCK=block, **split, **has,
+            ROWS_FOLLOW=rows_follow(logits), BLOCK=block, **split, **has,
         )  # fmt: skip
     moments = torch.empty(5, dtype=torch.float64, device=logits.device)
-    _launch(_moments_kernel, 1, partials, moments, programs, labels.numel(), BLOCK=1024)
+    launch(_moments_kernel, 1, partials, moments, programs, labels.numel(), BLOCK=1024)
     return log_sum_exp, entropy, cross_entropy, moments
 
 
@@ -316,7 +243,7 @@ def _loss_kernel(
     pixel = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     mask = pixel < plane
     at = (program // blocks).to(tl.int64) * plane + pixel
-    label, valid = _label(labels, at, mask, C, ignore_index)
+    label, valid = read_label(labels, at, mask, C, ignore_index)
     ce = tl.load(cross_entropy + at, mask=mask, other=0)
     weight = tl.full([BLOCK], 1.0, COMPUTE)
     if HAS_BANDS:
@@ -386,9 +313,9 @@ def loss(
     has_bands, has_class_weight = bands is not None, class_weight is not None
     bands = bands.contiguous() if bands is not None else labels
     class_weight = class_weight.contiguous() if class_weight is not None else cross_entropy
-    weights, per_image = _new_like(logits, N, H, W), _new_like(logits, N)
-    total, band_entropy = _new_like(logits), _new_like(logits)
-    compute = _COMPUTE[weights.dtype]
+    weights, per_image = new_like(logits, N, H, W), new_like(logits, N)
+    total, band_entropy = new_like(logits), new_like(logits)
+    compute = COMPUTE_TYPES[weights.dtype]
     block = 1024
     blocks = triton.cdiv(H * W, block)
     partials = torch.empty((N * blocks, 3), dtype=torch.float64, device=logits.device)
@@ -397,13 +324,13 @@ def loss(
     if N * blocks == 0:
         partials = partials.new_empty(1, 3)
     ranks = moments.shape[0]
-    _launch(
+    launch(
         _loss_kernel, programs, labels, bands, class_weight, entropy, cross_entropy, moments.contiguous(), weights,
         partials, band_entropy, ranks, logits.shape[1], H * W if N else 0, max(blocks, 1), alpha, threshold, eps,
         ignore_index, WEIGHTING=weighting, DENOMINATOR=denominator, HAS_BANDS=has_bands,
         HAS_CLASS_WEIGHT=has_class_weight, RANKS=triton.next_power_of_2(ranks), BLOCK=block, COMPUTE=compute,
     )  # fmt: skip
-    _launch(_totals_kernel, N + 1, partials, total, per_image, N, blocks, BLOCK=1024, COMPUTE=compute)
+    launch(_totals_kernel, N + 1, partials, total, per_image, N, blocks, BLOCK=1024, COMPUTE=compute)
     return total, weights, per_image, band_entropy
 
 
@@ -440,10 +367,10 @@ def _backward_kernel(
         target += y * out_h + x * out_w
     head_classes = first + tl.arange(0, HEAD)
     tail_classes = first + HEAD + tl.arange(0, TAIL)
-    head = _tile(source, head_classes, last, mask, stride_c, 0.0, COMPUTE)
-    tail = _tile(source, tail_classes, last, mask, stride_c, 0.0, COMPUTE)
+    head = read_tile(source, head_classes, last, mask, stride_c, 0.0, COMPUTE)
+    tail = read_tile(source, tail_classes, last, mask, stride_c, 0.0, COMPUTE)
     at = n * plane + pixel
-    label, _valid = _label(labels, at, mask, C, ignore_index)
+    label, _valid = read_label(labels, at, mask, C, ignore_index)
     lse = tl.load(log_sum_exp + at, mask=mask, other=0)
     weight = tl.load(weights + at, mask=mask, other=0)
     used = weight != 0
@@ -455,17 +382,8 @@ def _backward_kernel(
 @triton.jit
 def _difference(left, right, weight_x, lse, label, used, classes):
     """softmax - onehot of pixels between two columns of logits; 0 at unused pixels, whatever their logits hold."""
-    p = tl.exp(_mix(left, right, weight_x[None, :]) - lse[None, :])
+    p = tl.exp(mix(left, right, weight_x[None, :]) - lse[None, :])
     return tl.where(used[None, :], p - (classes[:, None] == label[None, :]).to(lse.dtype), 0.0)
-
-
-@triton.jit
-def _store_row(pointers, own, from_left, lane, mask, classes, last, stride_c):
-    """Adds to each column what the cell at its left sends it, which the lane before has."""
-    before = tl.maximum(lane - 1, 0)[None, :] + tl.zeros_like(classes)[:, None]
-    g = own + tl.gather(from_left, before, 1)
-    pointers = pointers[None, :] + (classes.to(tl.int64) * stride_c)[:, None]
-    tl.store(pointers, g.to(pointers.dtype.element_ty), mask=(classes < last)[:, None] & mask[None, :])
 
 
 @triton.jit(do_not_specialize=["h", "w", "H"])
@@ -485,8 +403,8 @@ def _backward_upsampled_kernel(
     first = (program // blocks // strips % chunks) * chunk
     last = tl.minimum(first + chunk, C)
     n = (program // blocks // strips // chunks).to(tl.int64)
-    x_first = _first(j, w, W, INDEX)
-    x_last = tl.where(j < 0, 0, _first(j + 1, w, W, INDEX))
+    x_first = first_of(j, w, W, INDEX)
+    x_last = tl.where(j < 0, 0, first_of(j + 1, w, W, INDEX))
     widest = tl.max(x_last - x_first)
     scale = tl.load(grad_loss)
     in_image = (j >= 0) & (j < w)
@@ -505,24 +423,24 @@ def _backward_upsampled_kernel(
     for i in range(tl.maximum(i_first - 1, 0), tl.minimum(i_first + rows, h)):
         this = image + tl.cast(i, tl.int64) * stride_h
         below = image + tl.cast(tl.minimum(i + 1, h - 1), tl.int64) * stride_h
-        a_head = _tile(this + left, head_classes, last, in_image, stride_c, 0.0, COMPUTE)
-        b_head = _tile(this + right, head_classes, last, in_image, stride_c, 0.0, COMPUTE)
-        c_head = _tile(below + left, head_classes, last, in_image, stride_c, 0.0, COMPUTE)
-        d_head = _tile(below + right, head_classes, last, in_image, stride_c, 0.0, COMPUTE)
-        a_tail = _tile(this + left, tail_classes, last, in_image, stride_c, 0.0, COMPUTE)
-        b_tail = _tile(this + right, tail_classes, last, in_image, stride_c, 0.0, COMPUTE)
-        c_tail = _tile(below + left, tail_classes, last, in_image, stride_c, 0.0, COMPUTE)
-        d_tail = _tile(below + right, tail_classes, last, in_image, stride_c, 0.0, COMPUTE)
+        a_head = read_tile(this + left, head_classes, last, in_image, stride_c, 0.0, COMPUTE)
+        b_head = read_tile(this + right, head_classes, last, in_image, stride_c, 0.0, COMPUTE)
+        c_head = read_tile(below + left, head_classes, last, in_image, stride_c, 0.0, COMPUTE)
+        d_head = read_tile(below + right, head_classes, last, in_image, stride_c, 0.0, COMPUTE)
+        a_tail = read_tile(this + left, tail_classes, last, in_image, stride_c, 0.0, COMPUTE)
+        b_tail = read_tile(this + right, tail_classes, last, in_image, stride_c, 0.0, COMPUTE)
+        c_tail = read_tile(below + left, tail_classes, last, in_image, stride_c, 0.0, COMPUTE)
+        d_tail = read_tile(below + right, tail_classes, last, in_image, stride_c, 0.0, COMPUTE)
         lower_head = tl.zeros([HEAD, LANES], COMPUTE)
         lower_tail = tl.zeros([TAIL, LANES], COMPUTE)
         lower_head_next = tl.zeros([HEAD, LANES], COMPUTE)
         lower_tail_next = tl.zeros([TAIL, LANES], COMPUTE)
-        for y in range(_first(i, h, H, INDEX), _first(i + 1, h, H, INDEX)):
-            _row, weight_y = _source(y, h, H, INDEX, COMPUTE)
-            left_head = _mix(a_head, c_head, weight_y)
-            left_tail = _mix(a_tail, c_tail, weight_y)
-            right_head = _mix(b_head, d_head, weight_y)
-            right_tail = _mix(b_tail, d_tail, weight_y)
+        for y in range(first_of(i, h, H, INDEX), first_of(i + 1, h, H, INDEX)):
+            _row, weight_y = source_of(y, h, H, INDEX, COMPUTE)
+            left_head = mix(a_head, c_head, weight_y)
+            left_tail = mix(a_tail, c_tail, weight_y)
+            right_head = mix(b_head, d_head, weight_y)
+            right_tail = mix(b_tail, d_tail, weight_y)
             row_head = tl.zeros([HEAD, LANES], COMPUTE)
             row_tail = tl.zeros([TAIL, LANES], COMPUTE)
             row_head_next = tl.zeros([HEAD, LANES], COMPUTE)
@@ -531,8 +449,8 @@ def _backward_upsampled_kernel(
                 x = x_first + k
                 mask = x < x_last
                 at = (n * H + y) * W + x
-                _column, weight_x = _source(x, w, W, INDEX, COMPUTE)
-                label, _valid = _label(labels, at, mask, C, ignore_index)
+                _column, weight_x = source_of(x, w, W, INDEX, COMPUTE)
+                label, _valid = read_label(labels, at, mask, C, ignore_index)
                 lse = tl.load(log_sum_exp + at, mask=mask, other=0)
                 weight = tl.load(weights + at, mask=mask, other=0)
                 used = weight != 0
@@ -554,8 +472,8 @@ def _backward_upsampled_kernel(
             upper_tail_next += (1.0 - weight_y) * row_tail_next
         row = target + tl.cast(i, tl.int64) * out_h
         store = stored & (i >= i_first)
-        _store_row(row, scale * upper_head, scale * upper_head_next, lane, store, head_classes, last, out_c)
-        _store_row(row, scale * upper_tail, scale * upper_tail_next, lane, store, tail_classes, last, out_c)
+        store_row(row, scale * upper_head, scale * upper_head_next, lane, store, head_classes, last, out_c)
+        store_row(row, scale * upper_tail, scale * upper_tail_next, lane, store, tail_classes, last, out_c)
         upper_head = lower_head
         upper_tail = lower_tail
         upper_head_next = lower_head_next
@@ -569,27 +487,27 @@ def backward(
     _, H, W = labels.shape
     gradient = torch.empty_like(logits)
     chunks, chunk = _class_chunks(C)
-    split = _split(chunk)
+    split = split_classes(chunk)
     tensors = (grad_loss, logits, labels.contiguous(), log_sum_exp, weights, gradient)
     strides = (*logits.stride(), *gradient.stride())
-    compute = _COMPUTE[weights.dtype]
+    compute = COMPUTE_TYPES[weights.dtype]
     if (h, w) == (H, W):
-        block = _pixels_per_program(split, _full_size_elements(logits), logits.dtype)
+        block = pixels_per_program(split, full_size_elements(logits), logits.dtype)
         blocks = triton.cdiv(H * W, block)
-        _launch(
+        launch(
             _backward_kernel, N * chunks * blocks, *tensors, C, W, H * W, blocks, chunks, chunk, ignore_index, *strides,
-            ROWS_FOLLOW=_rows_follow(logits, gradient), BLOCK=block, COMPUTE=compute, **split,
+            ROWS_FOLLOW=rows_follow(logits, gradient), BLOCK=block, COMPUTE=compute, **split,
         )  # fmt: skip
         return gradient
     lanes = 32
     blocks = triton.cdiv(w, lanes - 1)
     rows = 8  # long strips repeat fewer rows, short ones give more programs
-    while rows > 1 and N * chunks * blocks * triton.cdiv(h, rows) < _FILLING:
+    while rows > 1 and N * chunks * blocks * triton.cdiv(h, rows) < FILLING:
         rows //= 2
     strips = triton.cdiv(h, rows)
-    _launch(
+    launch(
         _backward_upsampled_kernel, N * chunks * strips * blocks, *tensors, C, h, w, H, W, blocks, strips, rows, chunks,
         chunk, ignore_index, *strides,
-        LANES=lanes, INDEX=_index_type(max(h, w), max(H, W)), COMPUTE=compute, **split,
+        LANES=lanes, INDEX=index_type(max(h, w), max(H, W)), COMPUTE=compute, **split,
     )  # fmt: skip
     return gradient

@@ -142,13 +142,13 @@ def configuration(recipe: Recipe, file: str | None, world: World) -> dict[str, A
         "train_batch_size": batch,
         "train_micro_batch_size_per_gpu": batch // (world.size * train.accumulate),
         "gradient_accumulation_steps": train.accumulate,
+        "gradient_clipping": train.clip or 0.0,  # DeepSpeed clips to 1 where nothing is said
     }
     if file is None:
         return own | {
             "zero_optimization": {"stage": 2},
             "bf16": {"enabled": train.precision == "bf16"},
             "fp16": {"enabled": train.precision == "fp16"},
-            "gradient_clipping": train.clip or 0.0,
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 1_000_000_000,
         }
@@ -162,6 +162,6 @@ def configuration(recipe: Recipe, file: str | None, world: World) -> dict[str, A
         if given.get(key, "auto") not in ("auto", value):
             raise ValueError(
                 f"{file} says {key} = {given[key]}, the recipe with {world.size} workers {value}: the recipe decides "
-                f'what a step trains on; set data.batch_size and train.accumulate, or {key} to "auto"'
+                f'what a step trains on; set data.batch_size, train.accumulate and train.clip, or {key} to "auto"'
             )
     return {**given, **own}

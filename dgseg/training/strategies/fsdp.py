@@ -77,7 +77,8 @@ class FullySharded(Strategy):
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    """What is worth a turn of its own: the elements of lists and sequences, and the model's direct children."""
+    """What is worth a turn of its own: the elements of lists and sequences, and the model's direct children. What has
+    no forward is called by its parts, and would be missed."""
     found = [child for each in model.modules() if isinstance(each, nn.ModuleList | nn.Sequential) for child in each]
     found += list(model.children())
     chosen: list[nn.Module] = []
@@ -85,6 +86,6 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     for module in sorted(set(found), key=lambda each: sum(1 for _ in each.modules())):
         held = {id(p) for inner in chosen for p in inner.parameters() if inner is not module}
         own = sum(p.numel() for p in module.parameters() if id(p) not in held)
-        if own >= SMALLEST and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+        if own >= SMALLEST and type(module).forward is not nn.Module.forward:
             chosen.append(module)
     return chosen

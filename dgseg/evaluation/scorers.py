@@ -1,0 +1,189 @@
+"""How unknown every pixel is, asked in the ways that papers compare: higher is more unknown, in every one.
+
+    scores = anomaly_scores(model, images, scorer("energy"))       # [N, H, W], for OodScores
+
+Scores of logits are taken at the image's size, as published: logits are upsampled first. Features and learned heads
+score at their own resolution, and the scores are upsampled. `mahalanobis` has to see training data: MahalanobisFit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgseg.data.labels import OUT_OF_DISTRIBUTION
+from dgseg.models.base import SegmentationModel
+from dgseg.models.prediction import Prediction
+
+# (model, normalised images whose sides the model takes) -> [N, h, w] at any resolution
+Scorer = Callable[[SegmentationModel, Tensor], Tensor]
+
+
+def anomaly_scores(model: SegmentationModel, images: Tensor, scorer: Scorer) -> Tensor:
+    """float32 [N, H, W] at the images' size. Sides that are no multiple of what the model needs are padded with the
+    mean colour, and the scores cropped back."""
+    if model.training:
+        raise ValueError("scores need the model in eval mode: call model.eval() first")
+    model.check(images)
+    if images.dtype == torch.uint8:
+        images = model.normalise(images)
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (0, -width % model.multiple, 0, -height % model.multiple))
+    scores = scorer(model, padded).float()
+    return _upsampled(model, scores[:, None], padded)[:, 0, :height, :width]
+
+
+def _upsampled(model: SegmentationModel, maps: Tensor, images: Tensor) -> Tensor:
+    return F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=model.align_corners)
+
+
+def max_softmax(logits: Tensor) -> Tensor:
+    return 1 - logits.softmax(1).amax(1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    logs = logits.log_softmax(1)
+    return -(logs.exp() * logs).sum(1)
+
+
+def energy(logits: Tensor) -> Tensor:
+    return -logits.logsumexp(1)
+
+
+def max_logit(logits: Tensor) -> Tensor:
+    return -logits.amax(1)
+
+
+@dataclass(frozen=True)
+class OfLogits:
+    """One number per pixel from its logits [N, C, H, W]."""
+
+    function: Callable[[Tensor], Tensor]
+
+    @torch.no_grad()
+    def __call__(self, model: SegmentationModel, images: Tensor) -> Tensor:
+        logits = model(images).logits.float()
+        # An image at a time: all classes at full size are large.
+        return torch.cat([self.function(_upsampled(model, each[None], images)) for each in logits])
+
+
+@dataclass(frozen=True)
+class Odin:
+    """Maximum softmax at a high temperature, of images that were moved a little towards it. The score is
+    -T·log(C·max p), which orders as -max p does and keeps its digits: at T = 1000 all p are close to 1/C."""
+
+    temperature: float = 1000.0
+    step: float = 0.0014
+    """how far every value of the normalised image moves"""
+
+    def __call__(self, model: SegmentationModel, images: Tensor) -> Tensor:
+        with torch.enable_grad():
+            moved = images.detach().clone().requires_grad_()
+            confidence = (model(moved).logits.float() / self.temperature).log_softmax(1).amax(1)
+            (towards,) = torch.autograd.grad(confidence.sum(), moved)
+        moved = images + self.step * towards.sign()
+        return OfLogits(self._score)(model, moved)
+
+    def _score(self, logits: Tensor) -> Tensor:
+        classes = torch.tensor(float(logits.shape[1]))
+        return -self.temperature * ((logits / self.temperature).log_softmax(1).amax(1) + classes.log())
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The model's own uncertainty head."""
+
+    @torch.no_grad()
+    def __call__(self, model: SegmentationModel, images: Tensor) -> Tensor:
+        found = model(images).extra.get("uncertainty")
+        if not isinstance(found, Tensor):
+            raise ValueError(f"this {type(model).__name__} has no uncertainty head: build it with uncertainty=True")
+        return found
+
+
+@dataclass(frozen=True)
+class Mahalanobis:
+    """The distance to the nearest class mean, in units of the shared covariance."""
+
+    means: Tensor  # [C, D] of the classes that were seen, whitened
+    whitening: Tensor  # [D, D]
+    feature: str
+
+    @torch.no_grad()
+    def __call__(self, model: SegmentationModel, images: Tensor) -> Tensor:
+        features = _feature(model(images), self.feature).float()
+        # A 1x1 convolution carries every pixel into the space in which the covariance is 1.
+        white = F.conv2d(features, self.whitening.to(features)[:, :, None, None])
+        means = self.means.to(features)
+        products = F.conv2d(white, means[:, :, None, None])
+        squares = white.square().sum(1, keepdim=True) - 2 * products + means.square().sum(1)[:, None, None]
+        return squares.amin(1).clamp(min=0).sqrt()
+
+
+class MahalanobisFit:
+    """Class means and shared covariance of a feature map's pixels, over any number of batches:
+
+    fit = MahalanobisFit(model)
+    for batch in training: fit.update(batch.images, batch.labels)
+    scorer = fit.result()
+    """
+
+    def __init__(self, model: SegmentationModel, feature: str = "pre_classifier") -> None:
+        self.model, self.feature = model, feature
+        self.counts: Tensor | None = None  # [C]
+        self.sums = self.products = torch.empty(0)  # [C, D], [D, D]
+
+    @torch.no_grad()
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        """labels [N, H, W], at the pixels nearest to the feature map's; 254 and 255 take no part."""
+        if self.model.training:
+            raise ValueError("features are fitted with the model in eval mode: call model.eval() first")
+        features = _feature(self.model(images), self.feature)
+        C, D = self.model.num_classes, features.shape[1]
+        if self.counts is None:
+            zeros = partial(torch.zeros, dtype=torch.float64, device=features.device)
+            self.counts, self.sums, self.products = zeros(C), zeros(C, D), zeros(D, D)
+        nearest = F.interpolate(labels[:, None].float(), features.shape[-2:], mode="nearest")[:, 0].long()
+        valid = nearest < min(C, OUT_OF_DISTRIBUTION)
+        pixels, classes = features.movedim(1, -1)[valid].double(), nearest[valid]
+        self.counts += torch.bincount(classes, minlength=C)
+        self.sums.index_add_(0, classes, pixels)
+        self.products += pixels.T @ pixels
+
+    def result(self) -> Mahalanobis:
+        if self.counts is None or not bool(self.counts.any()):
+            raise ValueError("nothing was fitted: no labelled pixel came")
+        seen = self.counts > 0
+        means = self.sums[seen] / self.counts[seen, None]
+        within = self.products - (means * self.counts[seen, None]).T @ means
+        covariance = within / self.counts.sum()
+        # Channels that never vary would have no length at all.
+        covariance += torch.eye(len(covariance)).to(covariance) * (1e-6 * covariance.diagonal().mean() + 1e-12)
+        inverse = torch.linalg.inv(torch.linalg.cholesky(covariance))
+        return Mahalanobis((means @ inverse.T).float(), inverse.float(), self.feature)
+
+
+def _feature(prediction: Prediction, name: str) -> Tensor:
+    if name not in prediction.features:
+        raise ValueError(f"the model has no feature map {name!r}; it has: {', '.join(prediction.features)}")
+    return prediction.features[name]
+
+
+SCORERS: dict[str, Scorer] = {
+    "max_softmax": OfLogits(max_softmax),
+    "entropy": OfLogits(entropy),
+    "energy": OfLogits(energy),
+    "max_logit": OfLogits(max_logit),
+    "odin": Odin(),
+    "learned": Learned(),
+}
+
+
+def scorer(name: str) -> Scorer:
+    if name == "mahalanobis":
+        raise ValueError("mahalanobis is fitted to training data first: MahalanobisFit(model)")
+    if name not in SCORERS:
+        raise ValueError(f"there is no scorer {name!r}; there are {', '.join(SCORERS)}, and MahalanobisFit")
+    return SCORERS[name]

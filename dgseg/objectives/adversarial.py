@@ -1,0 +1,108 @@
+"""Output-space adversarial adaptation (AdaptSegNet, CVPR 2018; single level): a discriminator learns to tell the output
+maps of the source from those of the target, and the model learns to make the target's look like the source's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dgseg.data.sample import Batch
+from dgseg.models.base import SegmentationModel
+from dgseg.models.build import build
+from dgseg.models.prediction import Prediction
+from dgseg.objectives.base import Objective, OwnOptimizer, ParameterGroup, StepContext, weighted
+from dgseg.ops.prototype_info_nce.reference import mean_over_ranks
+
+TARGET = "target"  # the view that the domain to adapt to is
+PUBLISHED = OwnOptimizer(lr=1e-4, betas=(0.9, 0.99), power=0.9)
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    weight: float = 1e-3
+    """λ_adv, of the model's term; the discriminator's has the weight 1"""
+    lr: float = PUBLISHED.lr
+    """of the discriminator's own Adam"""
+    betas: tuple[float, float] = PUBLISHED.betas
+    power: float | None = PUBLISHED.power
+    """of its polynomial decay; None: the run's schedule"""
+    width: int = 64
+    """channels of the discriminator's first layer"""
+    name: str = "adversarial"
+
+    def build(self, model: SegmentationModel) -> "Adversarial":
+        return Adversarial(
+            build("discriminator", model.num_classes, width=self.width),
+            name=self.name,
+            weight=self.weight,
+            own=OwnOptimizer(self.lr, self.betas, power=self.power),
+        )
+
+
+class Adversarial(Objective):
+    """The discriminator says, as a logit, that a map comes from the source."""
+
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        *,
+        name: str = "adversarial",
+        weight: float = 1e-3,
+        own: OwnOptimizer = PUBLISHED,
+    ) -> None:
+        super().__init__(name, weight)
+        self.discriminator = discriminator
+        self.own = own
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        parameters = list(self.discriminator.parameters())
+        return [ParameterGroup(f"{self.name}.discriminator", parameters, 1.0, self.own)]
+
+    def forward(self, outputs: Mapping[str, Prediction], batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        if batch.target is None or TARGET not in outputs:
+            raise ValueError(
+                f"objective {self.name!r} adapts to a target, and the batch has none: say in data.target which domain"
+            )
+        source = _probabilities(self.prediction(outputs), batch)
+        target = _probabilities(outputs[TARGET], batch.target)
+        # One backward pass serves both: the model's term does not reach the discriminator's parameters, and the
+        # discriminator's terms do not reach the model.
+        fixed: dict[str, Any] = {key: value.detach() for key, value in self.discriminator.named_parameters()}
+        verdicts = [
+            functional_call(self.discriminator, fixed, (target,)),
+            self.discriminator(source.detach()),
+            self.discriminator(target.detach()),
+        ]
+        fooled, from_source, from_target = _cross_entropies(verdicts, [True, True, False], context)
+        discriminator = (from_source + from_target) / 2
+        self._metrics = {
+            "unweighted": fooled.detach(),
+            "discriminator": discriminator.detach(),
+            "source_verdict": verdicts[1].detach().float().sigmoid().mean(),
+            "target_verdict": verdicts[2].detach().float().sigmoid().mean(),
+        }
+        return {self.name: weighted(fooled, self.weight), f"{self.name}/discriminator": discriminator}
+
+
+def _probabilities(prediction: Prediction, batch: Batch) -> Tensor:
+    """At the resolution of the images, the one place where a loss upsamples: the discriminator looks at outlines."""
+    logits = prediction.logits
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    size = batch.images.shape[-2:]
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False).softmax(1)
+
+
+def _cross_entropies(verdicts: list[Tensor], is_source: list[bool], context: StepContext) -> Tensor:
+    """Binary cross-entropy of each verdict, a mean over the places of the global batch."""
+    sums, counts = [], []
+    for verdict, truth in zip(verdicts, is_source, strict=True):
+        logits = verdict if verdict.dtype == torch.float64 else verdict.float()
+        # -log sigmoid(x) where it is the source, -log sigmoid(-x) where it is not
+        sums.append(F.softplus(-logits if truth else logits).sum())
+        counts.append(logits.numel())
+    return mean_over_ranks(torch.stack(sums), torch.tensor(counts, device=sums[0].device), context.group)
