@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from dgseg.launch import records
 from dgseg.launch.cluster import cluster
 from dgseg.launch.command import Command
+from dgseg.launch.ray import _absolute
 from dgseg.recipes import to_yaml
 from dgseg.training.recipe import Recipe
 from dgseg.training.storage import Storage
@@ -23,7 +25,7 @@ from dgseg.tuning.main import PROG, Asked
 from dgseg.tuning.record import Record, TrialRecord, best
 from dgseg.tuning.show import Screen
 from dgseg.tuning.space import Parameter, applied
-from dgseg.tuning.sweep import Recorder, Sweep, SweepConfig, fitting
+from dgseg.tuning.sweep import Recorder, Sweep, SweepConfig, fitting, objective
 
 if TYPE_CHECKING:
     from dgseg.tuning.tracked import Parent
@@ -34,33 +36,39 @@ SUMMARY = ("summary.md", "parallel.png", "slices.png", "winner.yaml")
 def conduct(asked: Asked) -> int:
     """0: every trial has ended and one has finished; 130: stopped before; 1: no trial has finished."""
     config = SweepConfig(**{each.name: getattr(asked.options, each.name) for each in fields(SweepConfig)})
-    made = Sweep(asked.command, config, asked.parameters)
-    console = Console(stderr=True)
+    objective(asked.command.recipe, config.on)  # what is refused is refused before a cluster starts
     # Lists of Tune's that say what the table says, and complain of files that it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with made.alone() as settings:  # what a user can mend is told before anything starts
-        record = Record(made.folder)
-        if record.trials:
-            console.print(f"going on with {made.name}: {made.ended(record)} of {config.trials} trials have ended")
-        told = _Told(made, record, Screen(record, asked.parameters, made.metric, made.steps, config.trials, console))
-        tracking = None
-        if asked.options.tracking != "none":
-            from dgseg.tracking.listener import MlflowConfig
-            from dgseg.tuning.tracked import Parent
+    with joined(asked) as (command, at_once):
+        made = Sweep(command, config, asked.parameters)
+        with made.alone() as settings:
+            return _conduct(made, settings, at_once)
 
-            found = MlflowConfig(uri=asked.options.tracking, experiment=asked.options.experiment)
-            told.parent = Parent(
-                found, made.name, settings.get("mlflow"), lambda run_id: made.keep({**settings, "mlflow": run_id})
-            )
-            told.parent.start({name: value for name, value in settings.items() if name not in ("recipe", "mlflow")})
-            tracking = replace(told.parent.config, parent=told.parent.run_id, tags={"sweep": made.name})
-        if made.ended(record) < config.trials:
-            with told.screen, joined(asked) as (command, at_once):
-                made.run(command, at_once, record, [told], tracking)
-        complete = made.ended(record) >= config.trials
-        text = write(made.folder, made.name, made.metric, asked.command.recipe, record.trials, asked.parameters)
-        if told.parent is not None:
-            told.parent.end("FINISHED" if complete else "KILLED", text, made.folder.local, SUMMARY)
+
+def _conduct(made: Sweep, settings: dict[str, Any], at_once: int) -> int:
+    trials, parameters = made.config.trials, made.parameters
+    console = Console(stderr=True)
+    record = Record(made.folder)
+    if record.trials:
+        console.print(f"going on with {made.name}: {made.ended(record)} of {trials} trials have ended")
+    told = _Told(made, record, Screen(record, parameters, made.metric, made.steps, trials, console))
+    tracking = None
+    config = records.tracking(made.command.launch)
+    if config is not None:
+        from dgseg.tuning.tracked import Parent
+
+        told.parent = Parent(
+            config, made.name, settings.get("mlflow"), lambda run_id: made.keep({**settings, "mlflow": run_id})
+        )
+        told.parent.start({name: value for name, value in settings.items() if name not in ("recipe", "mlflow")})
+        tracking = replace(config, parent=told.parent.run_id, tags={"sweep": made.name})
+    if made.ended(record) < trials:
+        with told.screen:
+            made.run(at_once, record, [told], tracking)
+    complete = made.ended(record) >= trials
+    text = write(made.folder, made.name, made.metric, made.command.recipe, record.trials, parameters)
+    if told.parent is not None:
+        told.parent.end("FINISHED" if complete else "KILLED", text, made.folder.local, SUMMARY)
     print(text)
     print(f"written to {made.folder.where()}: {', '.join(SUMMARY)}")
     if not complete:
@@ -94,7 +102,8 @@ def joined(asked: Asked) -> Iterator[tuple[Command, int]]:
     if at_once is None and asked.own_cluster:
         at_once = max(1, (os.cpu_count() or 1) // (launch.workers * (launch.cpus_per_worker or 2)))
     with cluster(replace(launch, workers=launch.workers * (at_once or 1), min_workers=None)) as there:
-        command = replace(asked.command, launch=replace(launch, cpus_per_worker=there.cpus_per_worker))
+        run = replace(asked.command.run, storage=_absolute(asked.command.run.storage))
+        command = replace(asked.command, launch=replace(launch, cpus_per_worker=there.cpus_per_worker), run=run)
         yield command, at_once or fitting(command)
 
 

@@ -99,8 +99,6 @@ def _parser() -> argparse.ArgumentParser:
         help="of the search; the trials keep the recipe's (%(default)s)",
     )
     add("--concurrent", type=int, help="trials at once; without it as many as there is room for")
-    add("--tracking", metavar="URI", help="of MLflow, or none; without it MLFLOW_TRACKING_URI or sqlite:///mlflow.db")
-    add("--experiment", default="dgseg", help="MLflow's (%(default)s)")
     add("--measure", action="store_true", help="what ASHA saves and what Tune and tracking cost, instead of a sweep")
     add("-h", "--help", action="store_true", help="this, and what may be searched of the recipe")
     return parser

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import monotonic
 
 from dgseg.launch.local import run_here
-from dgseg.launch.main import kept
+from dgseg.launch.records import maker
 from dgseg.machine import machine
 from dgseg.training.storage import open_storage
 from dgseg.tuning.conduct import conduct
@@ -68,7 +68,7 @@ def measure(asked: Asked) -> int:
 def _bare(asked: Asked, trial: TrialRecord, storage: Path) -> float:
     recipe = of_trials(applied(asked.command.recipe, trial.values), asked.options.factor)
     run = replace(asked.command.run, storage=str(storage), name=trial.name, keep=1, keep_best=0)
-    run_here(replace(asked.command, recipe=recipe, run=run), listeners=kept)
+    run_here(replace(asked.command, recipe=recipe, run=run), listeners=maker(None, shown=False))
     return _seconds(storage / trial.name)
 
 

@@ -134,20 +134,19 @@ class Sweep:
 
     def run(
         self,
-        command: Command,
         concurrent: int,
         record: Record,
         callbacks: Sequence[tune.Callback],
         tracking: Any = None,
     ) -> None:
-        """Until every trial has ended, on the cluster that this process has joined; `command` as it is there."""
+        """Until every trial has ended, on the cluster that this process has joined."""
         cuts = ray.remote(Cuts).options(num_cpus=0).remote()
         scheduler = self._scheduler(record, cuts)
         for trial in record.of("running"):  # a worker of a sweep that was just killed may still be breathing
             with self.folder.folder(trial.name).lock(wait=60):
                 pass
-        run = replace(command.run, storage=self.folder.url, keep=1, keep_best=0)
-        command = replace(command, recipe=self.recipe, run=run)
+        run = replace(self.command.run, storage=self.folder.url, keep=1, keep_best=0)
+        command = replace(self.command, recipe=self.recipe, run=run)
         # Tune's own tables, files and working folders: the sweep has a table and a record of its own.
         os.environ.update(
             {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
@@ -172,7 +171,7 @@ class Sweep:
         finally:
             ray.kill(cuts)
             for name in self.folder.names():
-                if name == TUNE or name.startswith(".launch-"):  # left by a trial that was killed
+                if name == TUNE or name.startswith(".launched-"):  # left by a trial that was killed
                     self.folder.delete(name)
 
     def _scheduler(self, record: Record, cuts: Any) -> TrialScheduler:

@@ -24,9 +24,8 @@ class Parent:
 
     def __init__(self, config: MlflowConfig, name: str, found: str | None, keep: Callable[[str], None]) -> None:
         place.use_short_timeouts()
-        self.config = config.resolved()
-        assert self.config.uri is not None
-        self.uri = self.config.uri
+        assert config.uri is not None
+        self.config, self.uri = config, config.uri
         self.run_id: str | None = None
         try:
             self._client = MlflowClient(self.uri)

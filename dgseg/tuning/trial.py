@@ -10,8 +10,8 @@ import ray
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from dgseg.launch.command import Command
-from dgseg.launch.main import kept
 from dgseg.launch.ray import run_on_ray
+from dgseg.launch.records import made
 from dgseg.training.listener import Listener
 from dgseg.tuning.record import trial_name
 from dgseg.tuning.search import NUMBER
@@ -57,8 +57,7 @@ class Listeners:
     tracking: Any = None  # MlflowConfig; None: no record in MLflow
 
     def __call__(self) -> Sequence[Listener]:
-        tracked = [self.tracking.build()] if self.tracking is not None else []
-        return [*kept(), *tracked, Ear(self.cuts, self.number)]
+        return [*made(self.tracking, shown=False), Ear(self.cuts, self.number)]
 
 
 @dataclass(frozen=True)
