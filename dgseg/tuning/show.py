@@ -54,7 +54,7 @@ class Screen:
         counts = {status: len(self.record.of(status)) for status in _STYLES}
         told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
         table = Table(title=f"{told or 'starting'} of {self.trials} trials", title_justify="left")
-        for name in ("trial", *(each.short for each in self.parameters), "step", f"{self.metric} %"):
+        for name in ("trial", *(each.short.replace(".", "\n") for each in self.parameters), "step", f"{self.metric} %"):
             table.add_column(name, justify="right")
         table.add_column("status")
         top = best(self.record.trials)
