@@ -1,6 +1,7 @@
 """One trial: a run on Ray Train like any other, whose scores go to Tune, and whose record in MLflow to the sweep's."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -69,6 +70,8 @@ class Trial:
     tracking: Any = None
 
     def __call__(self, config: dict[str, Any]) -> None:
+        # A report waits until Ray Train's controller next looks, every 2 s by default: percents of a short trial.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         number = config[NUMBER]
         recipe = applied(self.command.recipe, {name: value for name, value in config.items() if name != NUMBER})
         command = replace(self.command, recipe=recipe, run=replace(self.command.run, name=trial_name(number)))
