@@ -1,0 +1,111 @@
+"""Tune's searcher and scheduler over the sweep's record: neither has a memory of its own that a kill could take."""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.search import Searcher
+
+from dgseg.tuning.record import Record, TrialRecord, study
+from dgseg.tuning.space import Parameter, defaults
+
+NUMBER = "number"  # beside the values in a trial's configuration
+
+
+class RecordedSearch(Searcher):  # type: ignore[misc]
+    """First the recipe's own values, so that every sweep has its baseline; then what Optuna proposes. Trials that the
+    sweep's last process left unfinished are handed out again before any new one."""
+
+    def __init__(self, record: Record, parameters: Sequence[Parameter], kind: str, seed: int, trials: int) -> None:
+        super().__init__(metric=None, mode=None)
+        self.record, self.parameters, self.seed, self.trials = record, parameters, seed, trials
+        self.kind = kind  # "searcher" is Tune's word for what a searcher wraps
+        self._unfinished = record.of("running")
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self._unfinished:
+            again = self._unfinished.pop(0)
+            return {NUMBER: again.number, **again.values}
+        number = len(self.record.trials)
+        values = defaults(self.parameters) if number == 0 else None
+        if values is None:
+            values = self._proposed(number)
+        self.record.trials.append(TrialRecord(number, values))
+        self.record.save()
+        return {NUMBER: number, **values}
+
+    def _proposed(self, number: int) -> dict[str, Any]:
+        # Chance is a function of the trial's number: a sweep that goes on does not draw its first points again.
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        # A quarter of the trials, at least 4, before the estimator is believed; it takes the running ones for bad.
+        sampler = (
+            optuna.samplers.TPESampler(n_startup_trials=max(4, self.trials // 4), constant_liar=True, seed=seed)
+            if self.kind == "tpe"
+            else optuna.samplers.RandomSampler(seed=seed)
+        )
+        distributions = {each.name: each.distribution for each in self.parameters}
+        asked = study(self.record.trials, self.parameters, sampler).ask(distributions)
+        return dict(asked.params)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        return  # the record hears of it from the sweep
+
+    def save(self, checkpoint_path: str) -> None:
+        return  # nobody reads what Tune keeps
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("a sweep goes on from its record, not from Tune's files")
+
+
+class Milestones(AsyncHyperBandScheduler):  # type: ignore[misc]
+    """ASHA: at a ninth and a third of the steps (for a factor of 3) a trial goes on when it is among the best third of
+    those that have come so far. It knows trials by their numbers, which outlive Tune's own ids.
+
+    Tune would end a trial by ending its actor, and Ray Train's placement group would stay taken until the sweep's end.
+    So a trial is asked to stop, like any run: it saves, closes its record and gives back what it holds."""
+
+    def __init__(
+        self, record: Record, metric: str, steps: int, every: int, factor: int, cut: Callable[[int], None]
+    ) -> None:
+        # No milestone at the very end: what has come that far also writes its weights.
+        super().__init__(
+            time_attr="step",
+            metric=metric,
+            mode="max",
+            grace_period=every,
+            max_t=max(every, steps - 1),
+            reduction_factor=factor,
+            stop_last_trials=False,
+        )
+        self._cut = cut
+        for trial in record.trials:
+            numbered = SimpleNamespace(trial_id=trial.number)
+            super().on_trial_add(None, numbered)
+            for step, score in sorted(trial.scores.items()):
+                result = {"step": step, metric: score}
+                if super().on_trial_result(None, numbered, result) == self.STOP and trial.status == "running":
+                    trial.status = "stopped"  # the kill came between the milestone and the stop
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, _numbered(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> Any:
+        if super().on_trial_result(tune_controller, _numbered(trial), result) == self.STOP:
+            self._cut(trial.config[NUMBER])
+        return self.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        super().on_trial_complete(tune_controller, _numbered(trial), result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_error(tune_controller, _numbered(trial))
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_remove(tune_controller, _numbered(trial))
+
+
+def _numbered(trial: Any) -> Any:
+    return SimpleNamespace(trial_id=trial.config[NUMBER])

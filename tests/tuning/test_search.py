@@ -1,0 +1,132 @@
+"""What follows from a sweep's record: proposals, milestones, the summary and its pictures."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgseg.recipes import from_yaml, named
+from dgseg.training.storage import open_storage
+from dgseg.tuning.conduct import SUMMARY, write
+from dgseg.tuning.record import Record, TrialRecord, best
+from dgseg.tuning.search import NUMBER, Milestones, RecordedSearch
+from dgseg.tuning.space import applied, chosen
+from dgseg.tuning.summary import importances
+from tests.tuning.made import trials
+from tuning.spaces import spaces
+
+RECIPE = named("flexseg-streets")
+USUAL = chosen(spaces(RECIPE), [])
+
+
+def asked(folder: Path, count: int, kind: str, ends: bool = True) -> list[dict[str, float]]:
+    """Proposals one after the other, as of a process that is killed after every one of them."""
+    found = []
+    for _ in range(count):
+        record = Record(open_storage(folder))
+        config = RecordedSearch(record, USUAL, kind, 0, 16).suggest("any")
+        assert config is not None
+        found.append(config)
+        if ends:
+            trial = record.trials[config[NUMBER]]
+            trial.status, trial.scores = "finished", {10: trial.values["objective.ube.alpha"] / 12}
+            record.save()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["tpe", "random"])
+def test_a_search_that_is_killed_all_the_time_is_the_same_search(tmp_path: Path, kind: str) -> None:
+    killed = asked(tmp_path / "killed", 12, kind)
+    record = Record(open_storage(tmp_path / "whole"))
+    search = RecordedSearch(record, USUAL, kind, 0, 16)
+    for number, config in enumerate(killed):
+        assert search.suggest("any") == config
+        trial = record.trials[number]
+        trial.status, trial.scores = "finished", {10: trial.values["objective.ube.alpha"] / 12}
+    assert [config[NUMBER] for config in killed] == list(range(12))
+    assert len({config["objective.ube.alpha"] for config in killed}) == 12
+    alphas = [config["objective.ube.alpha"] for config in killed]
+    if kind == "tpe":  # it has learnt that more is better
+        assert np.mean(alphas[-4:]) > 6, "chance comes to 3.6"
+
+
+def test_unfinished_trials_come_first_and_keep_their_numbers(tmp_path: Path) -> None:
+    first = asked(tmp_path, 1, "tpe", ends=False)[0]
+    assert first["objective.ube.alpha"] == 3.0
+    assert asked(tmp_path, 2, "tpe", ends=False) == [first, first]
+
+
+def milestones(record: Record, cut: list[int]) -> Milestones:
+    return Milestones(record, "validation", 1000, 111, 3, cut.append)
+
+
+def test_poor_trials_are_cut_at_milestones_also_after_a_restart(tmp_path: Path) -> None:
+    record, cut = Record(open_storage(tmp_path)), []
+    record.trials = [TrialRecord(number, {}, "stopped", {111: 0.3 + number / 100}) for number in range(6)]
+    scheduler = milestones(record, cut)
+    assert cut == [], "of trials that have ended nobody is told"
+    for number, score in ((6, 0.31), (7, 0.5)):
+        trial = SimpleNamespace(trial_id=f"tune-{number}", config={NUMBER: number})
+        scheduler.on_trial_add(None, trial)
+        for step in (55, 111, 222):
+            told = scheduler.on_trial_result(None, trial, {"step": step, "validation": score})
+            assert told == scheduler.CONTINUE, "a trial ends itself"
+    assert cut == [6]
+    scheduler.on_trial_result(None, trial, {"step": 1000, "validation": 0.0})
+    assert 7 not in cut, "who has come to the end is let finish"
+
+
+def test_a_kill_between_milestone_and_stop_stops_the_trial_all_the_same(tmp_path: Path) -> None:
+    record, cut = Record(open_storage(tmp_path)), []
+    record.trials = [TrialRecord(0, {}, "finished", {111: 0.5}), TrialRecord(1, {}, "running", {111: 0.1})]
+    milestones(record, cut)
+    assert record.trials[1].status == "stopped"
+
+
+def test_the_record_outlives_the_process(tmp_path: Path) -> None:
+    record = Record(open_storage(tmp_path))
+    record.trials = trials(USUAL)
+    record.save()
+    assert Record(open_storage(tmp_path)).trials == record.trials
+
+
+def test_the_best_has_finished() -> None:
+    found = trials(USUAL)
+    found[1].scores[111] = 0.9
+    top = best(found)
+    assert top is not None
+    assert (top.status, top.number) == ("finished", 9)
+    assert best(found[1:3]) is None
+
+
+def test_importance_is_of_scores_at_one_step() -> None:
+    step, found = importances(trials(USUAL), USUAL)
+    assert step == 111
+    assert next(iter(found)) == "objective.ube.alpha", "the only one that the scores follow"
+    assert found["objective.ube.alpha"] > 0.7
+    assert importances(trials(USUAL)[:2], USUAL)[1] == {}
+
+
+def test_the_summary_of_a_finished_sweep(tmp_path: Path) -> None:
+    parameters = spaces(RECIPE)
+    found = trials(parameters)
+    text = write(open_storage(tmp_path), "mine", "validation", RECIPE, found, parameters)
+    assert "16 trials: 2 finished, 13 stopped, 1 failed." in text
+    assert "**Best: trial 9**" in text
+    assert "The recipe's own values (trial 0)" in text
+    assert "failed: step 7: the loss is not finite |" in text
+    assert "dgseg train flexseg-streets --objective.ube.alpha" in text
+    assert from_yaml((tmp_path / "winner.yaml").read_text()) == applied(RECIPE, found[9].values)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(SUMMARY)
+    for name in ("parallel.png", "slices.png"):
+        picture = np.asarray(Image.open(tmp_path / name).convert("RGB"))
+        assert picture.std() > 10, "something is drawn"
+
+
+def test_a_sweep_without_a_score_says_so(tmp_path: Path) -> None:
+    found = [TrialRecord(0, {each.name: each.default for each in USUAL}, "failed", reason="no data")]
+    text = write(open_storage(tmp_path), "mine", "validation", RECIPE, found, USUAL)
+    assert "No trial has finished" in text
+    assert not (tmp_path / "winner.yaml").exists()
