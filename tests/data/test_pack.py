@@ -154,6 +154,7 @@ def test_pickles_are_small_and_survive_forks(packed):
 
 
 def _sum_of(task) -> int:
+    torch.set_num_threads(1)  # as a loader's workers do: the parent's OpenMP threads did not come along
     return int(task[0][task[1]].image.sum())
 
 
