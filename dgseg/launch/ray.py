@@ -41,7 +41,7 @@ def run_on_ray(
     screen: hears in this process what the first worker tells.
     callbacks: Ray Train's, as Tune's report.
     loop: what every worker runs."""
-    command = replace(command, run=replace(command.run, storage=_absolute(command.run.storage)))
+    command = replace(command, run=replace(command.run, storage=absolute_storage(command.run.storage)))
     storage = open_storage(command.run.storage)
     storage.check_writable()
     mark = f".launched-{command.run.name or command.recipe.name}"
@@ -101,7 +101,7 @@ def _resources(command: Command) -> dict[str, float]:
     return {"CPU": launch.cpus_per_worker or 1, **({"GPU": gpus} if gpus else {})}
 
 
-def _absolute(storage: str) -> str:
+def absolute_storage(storage: str) -> str:
     """A job's folder is a copy that Ray deletes, and no place for runs: relative paths count from the home there."""
     if "://" in storage or Path(storage).is_absolute():
         return storage

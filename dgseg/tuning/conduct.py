@@ -16,7 +16,7 @@ from rich.console import Console
 from dgseg.launch import records
 from dgseg.launch.cluster import cluster
 from dgseg.launch.command import Command
-from dgseg.launch.ray import _absolute
+from dgseg.launch.ray import absolute_storage
 from dgseg.recipes import to_yaml
 from dgseg.training.recipe import Recipe
 from dgseg.training.storage import Storage
@@ -102,7 +102,7 @@ def joined(asked: Asked) -> Iterator[tuple[Command, int]]:
     if at_once is None and asked.own_cluster:
         at_once = max(1, (os.cpu_count() or 1) // (launch.workers * (launch.cpus_per_worker or 2)))
     with cluster(replace(launch, workers=launch.workers * (at_once or 1), min_workers=None)) as there:
-        run = replace(asked.command.run, storage=_absolute(asked.command.run.storage))
+        run = replace(asked.command.run, storage=absolute_storage(asked.command.run.storage))
         command = replace(asked.command, launch=replace(launch, cpus_per_worker=there.cpus_per_worker), run=run)
         yield command, at_once or fitting(command)
 
