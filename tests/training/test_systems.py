@@ -45,7 +45,7 @@ def test_two_workers_train_what_one_does(tmp_path: Path, name: str) -> None:
     assert ranks[0].weights
     assert furthest(ranks[0].weights, alone.weights) < 1e-9
     for one, two in zip(alone.losses, ranks[0].losses, strict=True):
-        assert one == pytest.approx(two, abs=1e-9)
+        assert one == pytest.approx(two, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

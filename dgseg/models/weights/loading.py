@@ -3,11 +3,11 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -110,11 +110,24 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     metadata = {
         "format": "pt",
         "architecture": getattr(model, "architecture", ""),
-        "options": json.dumps(dict(getattr(model, "options", {}))),
+        "options": json.dumps(_writable(getattr(model, "options", {}))),
     }
     save_file(state, aside, metadata=metadata)
     os.chmod(aside, 0o644)  # safetensors' files are their owner's alone
     aside.replace(path)
+
+
+def _writable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what only code can say, such as a trunk of one's own sizes: who loads them must say it."""
+
+    def is_plain(value: Any) -> bool:
+        try:
+            json.dumps(value)
+        except TypeError:
+            return False
+        return True
+
+    return {name: value for name, value in options.items() if is_plain(value)}
 
 
 def _readings(state: State, model: nn.Module) -> Iterator[_Reading]:
