@@ -9,7 +9,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,9 @@ def train(
             return session.run()
         except BaseException as error:
             step = session.loop.step if session is not None else 0
+            if session is not None:
+                with suppress(CheckpointError):  # the first error is the one to tell
+                    session.checkpoints.wait()
             for listener in told:
                 listener.on_end(RunEnd("failed", step, reason=f"{type(error).__name__}: {error}"))
             raise
