@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=NAMES,
         default="native",
         help="how images are shown: whole at their own size (native, streets), or as in FLEX-Seg's tables (paper: by "
-        "each model's name); default: native",
+        "each model's name), or Cityscapes at 512x1024 (realtime); default: native",
     )
     parser.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
     parser.add_argument("--confidence", type=float, default=0.95, help="of the interval (default: 0.95)")
