@@ -29,7 +29,7 @@ from dgseg.evaluation.table import plain
 from dgseg.models import Prediction
 from dgseg.models.base import SegmentationModel
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 NATIVE = PROTOCOLS["native"]
 SIZE = (24, 48)
 

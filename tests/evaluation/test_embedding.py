@@ -18,7 +18,7 @@ from dgseg.evaluation.protocols import Protocol
 from dgseg.models import Prediction, build
 from dgseg.models.base import SegmentationModel
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (48, 96)
 NATIVE = PROTOCOLS["native"]
 

@@ -17,7 +17,7 @@ from dgseg.evaluation.pictures import overlay
 from dgseg.evaluation.prediction_files import KINDS, Settings, check, plan, predict_files, predict_maps
 from dgseg.models import build, predict_logits
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
 
 

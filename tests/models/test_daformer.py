@@ -10,7 +10,7 @@ from dgseg.models.heads import DAFormerHead, DeepLabV2Head
 from tests.models import published_mit as published
 from tests.models.test_mit import randomise
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 Weights = dict[str, Tensor]
 
 

@@ -15,7 +15,7 @@ from dgseg.models.build import MODELS
 from tests.models.harness import CLASSES, TINY, images, loss, tiny
 
 NAMES = sorted(name for name, row in TINY.items() if row.size_of is None)
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_model_has_a_row() -> None:

@@ -13,7 +13,7 @@ from dgseg.models.hrda import HRDA, scramble
 from tests.models import published_mit as published
 from tests.models.harness import tiny
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ["hrda_mitb0", "hrda_r101"]
 
 

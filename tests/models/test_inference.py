@@ -15,7 +15,7 @@ from dgseg.models.inference import predict_logits, predict_strips
 from dgseg.models.windows import window_starts
 from tests.models.harness import CLASSES, tiny
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Local(SegmentationModel):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dgseg.models.backbones.mit import MIT_SIZES, MiTSize, MixTransformer
 from dgseg.models.weights import load_weights
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def narrow(size: str) -> MiTSize:

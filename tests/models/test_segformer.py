@@ -10,7 +10,7 @@ from dgseg.models.heads import FuseLevels
 from tests.models import published_mit as published
 from tests.models.test_mit import narrow, norms, randomise
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # With ADE20K's 150 classes, as the paper counts, in millions.
 PAPER = {"b0": 3.8, "b1": 13.7, "b2": 27.5, "b3": 47.3, "b4": 64.1, "b5": 84.7}

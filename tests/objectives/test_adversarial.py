@@ -26,7 +26,7 @@ from tests.objectives.harness import CLASSES, batch, context, degenerate
 from tests.objectives.test_focal_dice import step as focal_dice_step
 from tests.ops.harness import compiled, label_map, run_ranks
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE, TARGET_SIZE = (64, 96), (40, 64)  # source and target need not share a resolution
 
 

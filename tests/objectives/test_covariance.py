@@ -12,7 +12,7 @@ from tests.objectives.harness import context, degenerate
 from tests.objectives.views import few_classes, leaves, predictions, two_views
 from tests.ops.harness import normal
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = {"norm0": (3, 4, 6), "norm1": (5, 2, 3)}
 
 

@@ -26,7 +26,7 @@ from dgseg.training.recipe import ObjectiveConfig
 from tests.objectives.harness import CLASSES, batch, context, degenerate, detail, labels, prediction
 from tests.ops.harness import compiled
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS = [0.0, *np.linspace(0.2, 3, CLASSES - 1)]
 
 

@@ -25,7 +25,7 @@ from tests.objectives.harness import CLASSES, batch, context, labels, prediction
 from tests.objectives.test_feature_distance import Tiny, images
 from tests.ops.harness import compiled, run_ranks
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def flex_seg(**gap: Any) -> Objectives:

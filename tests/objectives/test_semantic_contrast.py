@@ -18,7 +18,7 @@ from tests.objectives.test_pixel_samples import chosen_by_hand, confused_by_hand
 from tests.objectives.views import few_classes, leaves, predictions, rightly, two_views
 from tests.ops.harness import deterministic_and_poisoned
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = {"stage4": (6, 6, 8), "concat": (5, 12, 16), "decoder": (4, 12, 16)}
 WIDTHS = {feature: shape[0] for feature, shape in SHAPES.items()}
 SMALL = {"dim": 8, "classes": 4, "samples": 6, "anchors": 9, "negatives": 3}

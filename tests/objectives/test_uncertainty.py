@@ -34,7 +34,7 @@ from dgseg.training.learner import Learner
 from tests.objectives.harness import CLASSES, batch, context, degenerate, labels, prediction
 from tests.ops.harness import compiled, normal, run_ranks
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scored(seed: int, N: int = 3) -> Prediction:

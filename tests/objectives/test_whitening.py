@@ -15,7 +15,7 @@ from tests.objectives.harness import context
 from tests.objectives.test_covariance import SHAPES, covariance
 from tests.objectives.views import few_classes, leaves, predictions, two_views
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTHS = {feature: shape[0] for feature, shape in SHAPES.items()}
 BATCH = two_views(few_classes())
 MEASURES, ACTS = 3, 5  # of ten steps
