@@ -78,16 +78,18 @@ def test_two_workers_train_what_one_does(alone: dict[str, Record], tmp_path: Pat
             assert [sorted(step) for step in samples(found)] == [sorted(step) for step in one.ids]
 
 
+def zero(stage: int, folder: Path) -> dict[str, str]:
+    config = folder / f"zero{stage}.json"
+    config.write_text(
+        f'{{"zero_optimization": {{"stage": {stage}}}, "zero_allow_untested_optimizer": true, '
+        '"train_batch_size": "auto", "steps_per_print": 1000000}'
+    )
+    return {"strategy": "deepspeed", "deepspeed": str(config)}
+
+
 def test_deepspeed_trains_what_one_does(alone: dict[str, Record], tmp_path: Path) -> None:
-    configs = []
-    for stage in range(4):
-        config = tmp_path / f"zero{stage}.json"
-        config.write_text(
-            f'{{"zero_optimization": {{"stage": {stage}}}, "zero_allow_untested_optimizer": true, '
-            '"train_batch_size": "auto", "steps_per_print": 1000000}'
-        )
-        configs.append({"strategy": "deepspeed", "deepspeed": str(config)})
     one = alone["float32"]
+    configs = [zero(stage, tmp_path) for stage in range(4)]
     for stage, found in enumerate(run(2, tmp_path, *((FLOAT32, config) for config in configs))):
         assert furthest_loss(found[0], one) < 1e-5, f"ZeRO {stage}"
         assert samples(found) == one.ids
@@ -100,6 +102,36 @@ def test_float32_losses_of_two_workers(alone: dict[str, Record], tmp_path: Path)
     for found in run(2, tmp_path, (FLOAT32, DDP), (FLOAT32, FSDP)):
         assert furthest_loss(found[0], alone["float32"]) < 1e-5
         assert samples(found) == alone["float32"].ids
+
+
+STOPPED = (
+    RECORDED
+    + """
+import os
+answer = []
+for name, config in configs.items():
+    whole = recorded(recipe, os.path.join(storage, "whole"), name, **config)
+    first = recorded(recipe, os.path.join(storage, "parts"), name, stop_after=3, **config)
+    second = recorded(recipe, os.path.join(storage, "parts"), name, **config)
+    answer.append((whole, first, second))
+"""
+)
+
+
+def test_what_a_stopped_run_of_two_goes_on_to_is_what_it_would_have_been(tmp_path: Path) -> None:
+    """Under every strategy, with AdamW's state cut into whatever pieces the strategy cuts it: the same bits."""
+    configs = {"ddp": DDP, "fsdp": FSDP} | {f"zero{stage}": zero(stage, tmp_path) for stage in (2, 3)}
+    recipe = tiny(PROOF | {"schedule.steps": 6})
+    ranks = in_processes(2, STOPPED, storage=str(tmp_path), recipe=recipe, configs=configs)
+    for rank in ranks:
+        for name, (whole, first, second) in zip(configs, rank, strict=True):
+            assert (first.status, first.step, second.status) == ("stopped", 3, "finished"), name
+            assert first.ids + second.ids == whole.ids, name
+            assert first.losses + second.losses == whole.losses, name
+    for name, (whole, _, second) in zip(configs, ranks[0], strict=True):
+        assert whole.weights, name
+        assert second.weights, name
+        assert all(torch.equal(whole.weights[key], second.weights[key]) for key in whole.weights), name
 
 
 @pytest.mark.slow
