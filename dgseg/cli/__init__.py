@@ -15,6 +15,7 @@ VERBS = {
     "compare": ("dgseg.cli.compare", "runs side by side: means over seeds, differences from a baseline"),
     "compare-models": ("dgseg.cli.compare_models", "is B better than A, or is it noise, and where do they differ"),
     "data": ("dgseg.cli.data", "look at data sets, check, choose, pack and compare them"),
+    "detect": ("dgseg.cli.detect", "how well models find objects of no known class, by many scorers"),
     "doctor": ("dgseg.cli.doctor", "what this machine has, what is missing or slow, and how to mend it"),
     "embed": ("dgseg.cli.embed", "t-SNE of features and covariances, by class and by domain"),
     "evaluate": ("dgseg.cli.evaluate", "scores by the official conventions, per domain, and where a model fails"),

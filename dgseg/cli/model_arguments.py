@@ -2,14 +2,13 @@
 
 import argparse
 import ast
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dgseg.models import build
 from dgseg.models.base import SegmentationModel
+from dgseg.models.trained import trained, untrained
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,20 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def built(name: str, arguments: argparse.Namespace, weights: Path | None = None) -> SegmentationModel:
     """In eval mode; without weights its random values are the same every time."""
-    torch.manual_seed(0)
     options = dict(arguments.options)
-    try:
-        model = build(name, arguments.num_classes, **options)
-    except TypeError as error:
-        if not options:
-            raise
-        raise ValueError(f"{name} cannot be built with {options}: {error}") from error
-    if weights is not None:
-        from dgseg.models import load_weights
-        from dgseg.models.lora import is_adapter, load_adapter
-
-        (load_adapter if is_adapter(weights) else load_weights)(model, weights)
-    return model.eval()
+    if weights is None:
+        return untrained(name, arguments.num_classes, options)
+    return trained(weights, name, arguments.num_classes, options)
 
 
 def add_weights_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -88,21 +77,7 @@ def add_weights_arguments(parser: argparse.ArgumentParser, *, required: bool = T
 
 
 def from_weights(arguments: argparse.Namespace) -> SegmentationModel:
-    from dgseg.models.weights.loading import looks_like
-    from dgseg.models.weights.reading import bare, read
-
-    name = arguments.model
-    if name is None:
-        state, metadata = read(arguments.weights)
-        name = metadata.get("architecture")
-        # What the command line says stands behind, and hence wins.
-        options = [*json.loads(metadata.get("options", "{}")).items(), *arguments.options]
-        arguments = argparse.Namespace(**vars(arguments) | {"options": options})
-        if not name:
-            looks = looks_like(bare(state)[0], metadata)
-            hint = f"; it looks like {looks}" if looks else ""
-            raise ValueError(f"{arguments.weights} does not say which model it is of{hint}: name it with --model")
-    return built(name, arguments, arguments.weights)
+    return trained(arguments.weights, arguments.model, arguments.num_classes, dict(arguments.options))
 
 
 def torch_device(name: str) -> torch.device:

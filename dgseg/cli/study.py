@@ -4,14 +4,16 @@ import argparse
 import shlex
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgseg.cli.compare import show
 from dgseg.cli.data.messages import plain_messages
+from dgseg.cli.model_arguments import torch_device
 from dgseg.study import report
 from dgseg.study.execute import Run, execute, finished, measure, plan
-from dgseg.study.grids import BUDGETS, GRIDS, Budget, Grid, within
+from dgseg.study.grids import BUDGETS, GRIDS, Grid, within
 from dgseg.training import Listener, Progress
 
 if TYPE_CHECKING:
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 DESCRIPTION = textwrap.fill(
     "Trains every row of a study with several seeds, and says which differences are beyond noise. ablation: the rows "
     "of FLEX-Seg's Table 2. misalignment: mIoU against label misalignment in pixels, with FLEX-Seg and without. "
-    "sensitivity: α, τ, λ_gap and k, one at a time. boundary: fixed weightings of boundary pixels, and UBE. Every "
-    "run's last checkpoint is scored; nothing is chosen by a score. Stopped at any time, the same command goes on; a "
-    "run that is finished is not run again. The exit status is 1 where a run failed, 130 when it was stopped.",
+    "sensitivity: α, τ, λ_gap and k, one at a time. boundary: fixed weightings of boundary pixels, and UBE. "
+    "detection: unknown objects, found by Generalize or Detect, by its baselines and by other scorers; "
+    "detection-mask2former: the same on that model. Every run's last checkpoint is scored; nothing is chosen by a "
+    "score. Stopped at any time, the same command goes on; a run that is finished is not run again. The exit status is "
+    "1 where a run failed, 130 when it was stopped.",
     100,
 )
 EPILOG = """examples:
@@ -42,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="smoke: 20 steps, 2 seeds, 8 test images per domain; cpu: 400 steps, 3 seeds; full: the recipes' steps, 3 "
         "seeds (default: cpu)",
     )
-    size.add_argument("--steps", type=int, metavar="N", help="instead of the budget's")
+    size.add_argument("--steps", type=int, metavar="N", help="of the longest runs, instead of the budget's")
+    size.add_argument("--test", type=int, metavar="N", help="images per domain of the streets world, likewise")
     size.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="instead of the budget's")
     size.add_argument(
         "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="of every recipe: model.name=bisenet_r18"
@@ -87,7 +92,12 @@ def main(arguments: argparse.Namespace) -> int:
         done = finished(runs, arguments.storage)
         if not done:
             raise ValueError(f"no run finished: {'; '.join(notes)}")
-        found = report.compared(grid, runs, done, notes, arguments.confidence)
+        unknown = None
+        if any(row.scorer for row in grid.rows):
+            from dgseg.study.detections import detections
+
+            unknown = detections(grid, runs, done, arguments.storage, torch_device(arguments.device))
+        found = report.compared(grid, runs, done, notes, arguments.confidence, unknown)
         show(found)
         out = arguments.out or Path(f"study-{grid.name}")
         for path in report.write(grid, found, out, _command()):
@@ -106,7 +116,9 @@ def _grid(arguments: argparse.Namespace) -> tuple[Grid, tuple[int, ...]]:
             raise ValueError(f"--set {text}: write FIELD=VALUE")
         changes[name] = value
     if arguments.steps is not None:
-        budget = Budget(arguments.steps, budget.seeds, budget.test)
+        budget = replace(budget, steps=arguments.steps)
+    if arguments.test is not None:
+        budget = replace(budget, test=arguments.test)
     return within(GRIDS[arguments.study](), budget, changes), tuple(arguments.seeds or budget.seeds)
 
 

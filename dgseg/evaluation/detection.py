@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from dgseg.evaluation.components import ANOMALY_TRACK, OBSTACLE_TRACK, Component
 from dgseg.evaluation.confusion import Confusion
 from dgseg.evaluation.maps import outside_map
 from dgseg.evaluation.ood import OodScores, above
-from dgseg.evaluation.scorers import Scorer, anomaly_scores
+from dgseg.evaluation.scorers import MahalanobisFit, Scorer, anomaly_scores, scorer
+from dgseg.evaluation.table import Table, percent
 from dgseg.models.base import SegmentationModel
 from dgseg.models.inference import predict_logits
 
@@ -89,21 +90,55 @@ def detect(
     return rows
 
 
-def table(rows: Sequence[Detection]) -> str:
-    """In percent; a dash for what has no value."""
-    heads = ("dataset", "scorer", "AUROC", "AP", "FPR95", "sIoU", "PPV", "F1", "mIoU", "mAcc")
-    cells = [heads, *(tuple(map(_text, astuple(row))) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(f"{cell:{'<' if column < 2 else '>'}{widths[column]}}" for column, cell in enumerate(row))
-        for row in cells
-    )
+def scorers_of(
+    model: SegmentationModel, names: Sequence[str], training: Dataset | None = None, limit: int = 100
+) -> dict[str, Scorer]:
+    """By their names. training: labelled images that mahalanobis is fitted to, `limit` of them, evenly spread."""
+    return {
+        name: _mahalanobis(model, training, limit) if name == "mahalanobis" else scorer(name)
+        for name in dict.fromkeys(names)
+    }
 
 
-def _text(value: str | float) -> str:
-    if isinstance(value, str):
-        return value
-    return "-" if np.isnan(value) else f"{100 * value:.2f}"
+def _mahalanobis(model: SegmentationModel, training: Dataset | None, limit: int) -> Scorer:
+    if training is None:
+        raise ValueError("mahalanobis is fitted to labelled training images: name them with --fit")
+    fit = MahalanobisFit(model)
+    device = next(model.parameters()).device
+    for index in range(0, len(training), max(1, len(training) // limit)):
+        sample = training[index]
+        if sample.label is None:
+            raise DataError(f"{training.name} is opened without its labels, and there is nothing to fit")
+        images = model.normalise(sample.image[None].to(device))
+        height, width = (side - side % model.multiple for side in images.shape[-2:])
+        fit.update(images[..., :height, :width], sample.label[None, :height, :width].to(device))
+    return fit.result()
+
+
+SCORES = tuple(each.name for each in fields(Detection))[2:]
+
+
+def means(rows: Sequence[Detection]) -> dict[str, float]:
+    """Of every score over the data sets that have it; NaN where none has."""
+    values = {name: [getattr(row, name) for row in rows if not np.isnan(getattr(row, name))] for name in SCORES}
+    return {name: float(np.mean(found)) if found else float("nan") for name, found in values.items()}
+
+
+def table(rows: Mapping[str, Sequence[Detection]]) -> Table:
+    """Of models by their names; the means over data sets come last where there are several."""
+    head = ("", "data set", "AUROC", "AP", "FPR95", "sIoU", "PPV", "F1", "mIoU", "mAcc")
+    lines: list[tuple[str, ...]] = []
+    rules = []
+    several = any(len({row.dataset for row in found}) > 1 for found in rows.values())
+    for model, found in rows.items():
+        lines += [(f"{model}: {row.scorer}", row.dataset, *map(percent, astuple(row)[2:])) for row in found]
+    if several:
+        rules.append(len(lines))
+        for model, found in rows.items():
+            for each in dict.fromkeys(row.scorer for row in found):
+                mean = means([row for row in found if row.scorer == each])
+                lines.append((f"{model}: {each}", "mean", *map(percent, mean.values())))
+    return Table("Unknown objects found, and classes told, %", head, tuple(lines), frozenset(rules))
 
 
 def _read(model: SegmentationModel, dataset: Dataset, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

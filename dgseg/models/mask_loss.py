@@ -10,7 +10,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgseg.models.mask2former import Mask2Former
 from dgseg.models.prediction import Prediction
 
 
@@ -56,20 +55,20 @@ def _criterion_class() -> Any:
 
 
 def mask_loss(
-    model: Mask2Former, prediction: Prediction, labels: Tensor, *, seed: int = 0, step: int = 0, group: Any = None
+    config: Any, prediction: Prediction, labels: Tensor, *, seed: int = 0, step: int = 0, group: Any = None
 ) -> dict[str, Tensor]:
     """{"class": …, "mask": …, "dice": …}, weighted as published and summed over the decoder's layers; their sum is
-    the loss. A prediction made in training mode; labels [N, H, W] at any size of the image's shape.
+    the loss. config: the model's `network.config`. A prediction made in training mode; labels [N, H, W] at any size
+    of the image's shape.
 
     A query whose costs are not finite is matched last. group: counts span its ranks, and a term comes back so that
     averaging over ranks gives the global one (None: this process alone); the points are drawn per rank."""
     if "layers" not in prediction.extra:
         raise ValueError("mask_loss needs a prediction of a Mask2Former in training mode: call model.train() first")
-    config = model.network.config
     device = labels.device
     criterion = _criterion_class()(config, {}).to(device)
     criterion.group = group
-    masks, classes = targets(labels, model.num_classes)
+    masks, classes = targets(labels, config.num_labels)
     sums: dict[str, Tensor] = {}
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), torch.autocast(device.type, enabled=False):

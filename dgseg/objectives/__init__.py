@@ -20,6 +20,7 @@ from dgseg.objectives.covariance import CovarianceAlignment, CovarianceAlignment
 from dgseg.objectives.cross_entropy import CrossEntropy, CrossEntropyConfig
 from dgseg.objectives.feature_distance import FeatureDistance, FeatureDistanceConfig
 from dgseg.objectives.focal_dice import FocalDice, FocalDiceConfig
+from dgseg.objectives.mask_classification import MaskClassification, MaskClassificationConfig
 from dgseg.objectives.prototypes import PrototypeContrast, PrototypeContrastConfig
 from dgseg.objectives.semantic_contrast import SemanticContrast, SemanticContrastConfig
 from dgseg.objectives.uncertainty import (
@@ -48,6 +49,8 @@ __all__ = [
     "FocalDice",
     "FocalDiceConfig",
     "ImageLosses",
+    "MaskClassification",
+    "MaskClassificationConfig",
     "MaximizedEntropy",
     "MaximizedEntropyConfig",
     "Objective",

@@ -2,11 +2,11 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dgseg.evaluation.protocols import AVERAGES
 from dgseg.recipes import RECIPES
-from dgseg.study.records import VALIDATION, Record
+from dgseg.study.records import DETECTION, LOWER_IS_BETTER, VALIDATION, Record
 from dgseg.study.statistics import SeedDifference, Summary, difference, summary
 
 # What may differ between two runs of one group: the seed, and what changes no weights.
@@ -37,7 +37,9 @@ class Comparison:
         if label not in self.against:
             return None
         mine, other = self.values(label, column), self.values(self.against[label], column)
-        return difference(mine, other, self.confidence) if mine and other else None
+        if not mine or not other:
+            return None
+        return replace(difference(mine, other, self.confidence), lower_is_better=column in LOWER_IS_BETTER)
 
     def field(self, label: str, name: str) -> str:
         return ", ".join(dict.fromkeys(run.fields.get(name, ABSENT) for run in self.groups[label]))
@@ -186,7 +188,8 @@ def _columns(records: Sequence[Record], wanted: Sequence[str], known: set[str]) 
     domains = {domain for run in records for domain in run.domains}
     averages = {name for run in records for name in run.averages}
     if not wanted:
-        of_averages, of_domains = [*AVERAGES, VALIDATION], [each for members in AVERAGES.values() for each in members]
+        of_averages = [*DETECTION, *AVERAGES, VALIDATION]
+        of_domains = [each for members in AVERAGES.values() for each in members]
         return [*_ordered(averages, of_averages), *_ordered(domains, list(dict.fromkeys(of_domains)))], []
     details = list(dict.fromkeys(name for run in records for name in run.details))
     scores, fields = [], []

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from dgseg.training import Journal, Listener, RunConfig, train
 from dgseg.training.listener import ScoreReport, StepReport
 from dgseg.training.recipe import Recipe
 from dgseg.training.storage import open_storage
+from dgseg.training.train import WEIGHTS
 from dgseg.training.yaml import to_yaml
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Run:
     label: str  # of its row
     recipe: Recipe
     name: str
+    after: str | None = None  # name of the run whose weights it begins with
 
 
 @dataclass
@@ -47,19 +50,34 @@ def plan(grid: Grid, seeds: Sequence[int]) -> list[Run]:
     """Seed by seed, so that a study that is stopped has whole seeds of every row."""
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds {' '.join(map(str, seeds))}: give at least one, each once")
-    return [_run(row.label, replace(row.recipe, seed=seed)) for seed in seeds for row in grid.rows]
+    runs = []
+    for seed in seeds:
+        names: dict[str, str] = {}  # of this seed's rows
+        for row in grid.rows:
+            recipe = replace(row.recipe, seed=seed)
+            run = _run(row.label, recipe, names[row.after] if row.after else None)
+            names[row.label] = run.name
+            runs.append(run)
+    return runs
 
 
-def _run(label: str, recipe: Recipe) -> Run:
+def _run(label: str, recipe: Recipe, after: str | None) -> Run:
     # A run's folder belongs to one recipe, whole: another number of steps is another run.
-    digest = hashlib.sha256(to_yaml(recipe).encode()).hexdigest()[:8]
-    return Run(label, recipe, f"{recipe.name}-seed{recipe.seed}-{digest}")
+    digest = hashlib.sha256((to_yaml(recipe) + (after or "")).encode()).hexdigest()[:8]
+    return Run(label, recipe, f"{recipe.name}-seed{recipe.seed}-{digest}", after)
 
 
 def finished(runs: Sequence[Run], storage: str) -> dict[str, Record]:
     """By name."""
     folder = open_storage(storage)
     return {run.name: of_run(folder.folder(run.name)) for run in runs if folder.exists(f"{run.name}/{RESULT}")}
+
+
+def local_folder(storage: str) -> Path:
+    folder = open_storage(storage).local
+    if folder is None:
+        raise ValueError(f"{storage}: runs that begin with others' weights need a --storage on this machine")
+    return folder
 
 
 def execute(
@@ -85,6 +103,9 @@ def execute(
     heard = _Heard(outcome, len(left), say)
     if workers == 1:
         for run in left:
+            if run.after in outcome.failed:
+                heard(run, f"{run.after}, which it begins with, failed")
+                continue
             began = time.monotonic()
             try:
                 status = _train(run, storage, device, tracked, listeners)
@@ -129,9 +150,16 @@ def _in_processes(
         waiting = list(left)
         going: dict[Future[str], Run] = {}
         while waiting or going:
-            while waiting and len(going) < workers and not heard.outcome.stopped:
-                run = waiting.pop(0)
-                going[pool.submit(_train, run, storage, device, tracked)] = run
+            while len(going) < workers and not heard.outcome.stopped:
+                open_ones = {run.name for run in (*waiting, *going.values())}
+                run = next((run for run in waiting if run.after not in open_ones), None)
+                if run is None:
+                    break
+                waiting.remove(run)
+                if run.after in heard.outcome.failed:
+                    heard(run, f"{run.after}, which it begins with, failed")
+                else:
+                    going[pool.submit(_train, run, storage, device, tracked)] = run
             if not going:
                 return
             try:
@@ -159,7 +187,11 @@ def _train(
     if tracked is not None:
         told.append(replace(tracked, tags={**tracked.tags, "row": run.label}).build())
     config = RunConfig(name=run.name, storage=storage, device=device, keep=1, keep_best=0)
-    return train(run.recipe, config, listeners=told).status
+    recipe = run.recipe
+    if run.after is not None:
+        weights = local_folder(storage) / run.after / WEIGHTS
+        recipe = replace(recipe, model=replace(recipe.model, weights=str(weights)))
+    return train(recipe, config, listeners=told).status
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ Every row is a whole recipe. Its last checkpoint is scored; nothing is chosen by
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from dgseg.data.datasets import parse_spec
-from dgseg.recipes import named, override
+from dgseg.recipes import detect, named, override
 from dgseg.recipes.ablation import ROWS, WEIGHTINGS
 from dgseg.study.charts import Lines
 from dgseg.training.recipe import Recipe
@@ -22,6 +23,14 @@ SENSITIVITY: dict[str, tuple[str, tuple[float, ...]]] = {
     "k": ("sampler.hardness.steepness", (0.0125, 0.025, 0.05, 0.1, 0.4)),
 }
 PIXELS = (0.0, 1.0, 2.0, 4.0, 8.0)
+# Ways to ask a model that was trained on known classes alone.
+SCORERS = {
+    "max_softmax": "max softmax",
+    "odin": "ODIN",
+    "mahalanobis": "Mahalanobis",
+    "entropy": "entropy",
+    "energy": "energy",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,9 @@ class Row:
     label: str
     recipe: Recipe
     against: str | None = None  # label of its baseline
+    after: str | None = None  # label of an earlier row, whose last weights this one begins with
+    scorer: str | None = None  # how its model is asked for unknown objects
+    shown: bool = True  # False: only other rows begin with it
 
 
 @dataclass(frozen=True)
@@ -120,19 +132,53 @@ def sensitivity() -> Grid:
     )
 
 
+def detection(model: str = detect.DEEPLAB) -> Grid:
+    infix = "mask2former-" if model == detect.MASK2FORMER else ""
+    start, base = named(f"detect-streets-{infix}start"), "energy"
+    # The start is scored on what the others are: the targets with unknown objects.
+    start = override(start, {"data.test": list(named(f"detect-streets-{infix}stage2").data.test)})
+
+    def row(label: str, name: str, scorer: str) -> Row:
+        return Row(label, named(name), base, "start", scorer)
+
+    rows = [
+        Row("start", start, shown=False),
+        *(Row(label, start, None if label == base else base, scorer=name) for name, label in SCORERS.items()),
+        row("maximised entropy", f"detect-streets-{infix}max-entropy", "entropy"),
+        row("detector alone", f"detect-streets-{infix}detector", "learned"),
+        row("generalizer alone", f"detect-streets-{infix}generalizer", "energy"),
+    ]
+    for shift in detect.SHIFTS:
+        first = f"{shift}, stage 1"
+        stages = [named(f"ablation-detect-{infix}{shift}-stage{number}") for number in (1, 2)]
+        rows.append(Row(first, stages[0], after="start", shown=False))
+        rows.append(Row(f"Generalize or Detect, {shift}", stages[1], base, first, "learned"))
+    return Grid(
+        "detection" if not infix else "detection-mask2former",
+        "Does one model find unknown objects and tell known classes, in fog and at night too? The paper's Tables 2 "
+        f"and 4 in small, on {start.model.name}. Scores are means over the target domains.",
+        rows,
+    )
+
+
 GRIDS: dict[str, Callable[[], Grid]] = {
     "ablation": ablation,
     "misalignment": misalignment,
     "sensitivity": sensitivity,
     "boundary": boundary,
+    "detection": detection,
+    "detection-mask2former": partial(detection, detect.MASK2FORMER),
 }
 
 
 def within(grid: Grid, budget: Budget, changes: Mapping[str, Any] | None = None) -> Grid:
-    """The grid with every recipe changed alike."""
+    """The grid with every recipe changed alike. The longest have the budget's steps, the others their share of them."""
+    longest = max(row.recipe.schedule.steps for row in grid.rows)
     return replace(
         grid,
-        rows=[replace(row, recipe=override(_budgeted(row.recipe, budget), changes or {})) for row in grid.rows],
+        rows=[
+            replace(row, recipe=override(_budgeted(row.recipe, budget, longest), changes or {})) for row in grid.rows
+        ],
     )
 
 
@@ -145,13 +191,14 @@ def misaligned(recipe: Recipe, pixels: float) -> Recipe:
     return override(recipe, {"data.sources": sources})
 
 
-def _budgeted(recipe: Recipe, budget: Budget) -> Recipe:
+def _budgeted(recipe: Recipe, budget: Budget, longest: int) -> Recipe:
     changes: dict[str, Any] = {}
     if budget.steps is not None:
         if budget.steps < 1:
             raise ValueError(f"--steps is {budget.steps}; a run needs at least 1")
-        warmup = round(recipe.schedule.warmup * min(1.0, budget.steps / recipe.schedule.steps))
-        changes |= {"schedule.steps": budget.steps, "schedule.warmup": warmup}
+        steps = max(1, round(recipe.schedule.steps * budget.steps / longest))
+        warmup = round(recipe.schedule.warmup * min(1.0, steps / recipe.schedule.steps))
+        changes |= {"schedule.steps": steps, "schedule.warmup": warmup}
     if budget.test is not None:
         for name, specs in (("data.test", recipe.data.test), ("data.validation", recipe.data.validation)):
             changes[name] = [

@@ -50,9 +50,10 @@ def _differences(found: Comparison) -> str:
 
 
 def headline(found: Comparison) -> list[str]:
-    """Scores to say a sentence about: the widest average, where there is one."""
+    """Scores to say a sentence about: the widest average, where there is one, and how unknown objects are found."""
     shown = [name for name in ("all", "Avg5", "Avg2", "adverse") if name in found.columns]
-    return shown[:1] or [name for name in found.columns if name != VALIDATION][:1]
+    shown = shown[:1] + (["AP"] if "AP" in found.columns else [])
+    return shown or [name for name in found.columns if name != VALIDATION][:1]
 
 
 def _runs(found: Comparison) -> Table:

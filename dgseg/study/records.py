@@ -15,6 +15,9 @@ from dgseg.training.yaml import dotted
 
 RESULT = "result.json"
 VALIDATION = "validation"  # mean mIoU on data.validation after the last step
+# Of unknown objects, means over data sets; studies that ask models for them add these to the averages.
+DETECTION = ("AUROC", "AP", "FPR95", "sIoU", "PPV", "F1", "mAcc")
+LOWER_IS_BETTER = frozenset({"FPR95"})
 Curve = tuple[tuple[int, float], ...]  # step and value
 
 

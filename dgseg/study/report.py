@@ -11,19 +11,29 @@ from dgseg.study.comparison import ABSENT, Comparison, of_rows
 from dgseg.study.execute import Run
 from dgseg.study.grids import Grid
 from dgseg.study.page import headline
-from dgseg.study.records import Record
+from dgseg.study.records import DETECTION, Record
 from dgseg.training.yaml import flatten
 
 LARGEST_PLOT = 300_000  # bytes: results are committed
 
 
 def compared(
-    grid: Grid, runs: Sequence[Run], records: Mapping[str, Record], notes: Sequence[str] = (), confidence: float = 0.95
+    grid: Grid,
+    runs: Sequence[Run],
+    records: Mapping[str, Record],
+    notes: Sequence[str] = (),
+    confidence: float = 0.95,
+    detections: Mapping[str, Mapping[str, Record]] | None = None,
 ) -> Comparison:
-    """records: of the runs that are finished, by name."""
+    """records: of the runs that are finished, by name. detections: by label, those that hold in their place."""
     rows = {
-        row.label: [records[run.name] for run in runs if run.label == row.label and run.name in records]
+        row.label: [
+            (detections or {}).get(row.label, records)[run.name]
+            for run in runs
+            if run.label == row.label and run.name in records
+        ]
         for row in grid.rows
+        if row.shown
     }
     return of_rows(rows, {row.label: row.against for row in grid.rows if row.against}, notes, confidence)
 
@@ -48,7 +58,7 @@ def write(grid: Grid, found: Comparison, out: Path, command: str) -> list[Path]:
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8")
     plot = out / "plot.png"
-    averages = [name for name in found.columns if name in AVERAGES]
+    averages = [name for name in found.columns if name in AVERAGES or name in DETECTION]
     shown = averages or list(found.columns)
     figure = charts.lines(found, grid.panels, shown) if grid.panels else charts.bars(found, shown)
     figure.savefig(plot, dpi=110)

@@ -33,6 +33,7 @@ class SeedDifference:
     high: float | None
     method: Method
     seeds: int  # of the side that has fewer
+    lower_is_better: bool = False
 
     @property
     def beyond_noise(self) -> bool | None:
@@ -47,7 +48,7 @@ class SeedDifference:
             return "no verdict: fewer than 2 seeds"
         if not self.beyond_noise:
             return "within noise"
-        return "better, beyond noise" if self.mean > 0 else "worse, beyond noise"
+        return "better, beyond noise" if (self.mean > 0) != self.lower_is_better else "worse, beyond noise"
 
 
 def summary(values: Sequence[float]) -> Summary:

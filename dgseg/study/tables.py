@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dgseg.evaluation.table import WIDTH, Table
 from dgseg.study.comparison import ABSENT, Comparison
+from dgseg.study.records import DETECTION
 from dgseg.study.statistics import SeedDifference, Summary
 
 _CSV = ("score", "seeds", "mean", "std", "baseline", "difference", "low", "high", "confidence", "method", "verdict")
@@ -19,7 +20,9 @@ def scores_tables(found: Comparison, width: int = WIDTH) -> list[Table]:
         label: (label, *(found.field(label, name) for name in found.fields), str(len(runs)))
         for label, runs in found.groups.items()
     }
-    named = any(c in run.details for c in found.columns for runs in found.groups.values() for run in runs)
+    named = any(
+        c in run.details or c in DETECTION for c in found.columns for runs in found.groups.values() for run in runs
+    )
     title = "mIoU, and other scores by their names, %" if named else "mIoU, %"
     return _cut(title, head, first, found.columns, lambda row, c: mean_and_std(found.summary(row, c)), width)
 

@@ -16,6 +16,7 @@ from dgseg.objectives import (
     CrossEntropyConfig,
     FeatureDistanceConfig,
     FocalDiceConfig,
+    MaskClassificationConfig,
     MaximizedEntropyConfig,
     PrototypeContrastConfig,
     RelativeContrastConfig,
@@ -106,6 +107,7 @@ class ObjectiveConfig:
     contrast: SemanticContrastConfig | None = None
     whitening: WhiteningConfig | None = None
     focal_dice: FocalDiceConfig | None = None
+    masks: MaskClassificationConfig | None = None
     adversarial: AdversarialConfig | None = None
     small_loss: SmallLossConfig | None = None
     max_entropy: MaximizedEntropyConfig | None = None

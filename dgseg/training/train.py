@@ -37,6 +37,8 @@ from dgseg.training.strategies import Strategy
 from dgseg.training.world import World, join
 from dgseg.training.yaml import differences, from_yaml, to_yaml
 
+WEIGHTS = "weights.safetensors"  # of a finished run, in its folder
+
 T = TypeVar("T")
 
 
@@ -150,10 +152,10 @@ class Session:
 
     def _finish(self) -> RunResult:
         with self.strategy.scored_model() as model, tempfile.TemporaryDirectory() as place:
-            weights = Path(place) / "weights.safetensors"
+            weights = Path(place) / WEIGHTS
             if self.world.first:
                 save_weights(model, weights)
-                self.folder.upload(weights, "weights.safetensors")
+                self.folder.upload(weights, WEIGHTS)
             report = None
             if self.recipe.data.test:
                 report = self.scoring.test(model, self.loop.step, Path(place))
@@ -162,9 +164,7 @@ class Session:
                 for name, picture in (report.pictures if report else {}).items():
                     self.folder.upload(picture, f"{name}.png")
                 self.folder.write("result.json", json.dumps(self._summary(report), indent=1).encode())
-            result = RunResult(
-                "finished", self.loop.step, self.folder.url, self.folder.where("weights.safetensors"), report
-            )
+            result = RunResult("finished", self.loop.step, self.folder.url, self.folder.where(WEIGHTS), report)
             return self._ended(result, weights)
 
     def _ended(self, result: RunResult, weights: Path | None = None) -> RunResult:

@@ -1,5 +1,6 @@
 """Anomaly scorers beside their formulas, and the table that they make."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -185,9 +186,12 @@ def test_the_table_holds_what_the_metrics_say() -> None:
     components = ComponentScores(sizes)
     components.update(above(scores, ood_metrics(scores, out.byte()).best_threshold), out.byte())
     assert row.f1 == components.result().f1
-    text = table([row]).splitlines()
-    assert text[0].split() == ["dataset", "scorer", "AUROC", "AP", "FPR95", "sIoU", "PPV", "F1", "mIoU", "mAcc"]
-    assert text[1].split()[:3] == ["fog", "learned", f"{100 * row.auroc:.2f}"]
+    shown = table({"mine": [row]})
+    assert shown.head[1:] == ("data set", "AUROC", "AP", "FPR95", "sIoU", "PPV", "F1", "mIoU", "mAcc")
+    assert [line[:3] for line in shown.rows] == [("mine: learned", "fog", f"{100 * row.auroc:.2f}")]
+    twice = table({"mine": [row, dataclasses.replace(row, dataset="rain", auroc=0.0)]})
+    assert twice.rows[-1][:3] == ("mine: learned", "mean", f"{50 * row.auroc:.2f}")
+    assert twice.rules == {2}
 
 
 def test_a_set_without_classes_has_no_miou() -> None:
@@ -206,4 +210,4 @@ def test_a_set_without_classes_has_no_miou() -> None:
     )
     assert [row.scorer for row in rows] == ["learned", "energy"]
     assert all(math.isnan(row.miou) and 0 <= row.ap <= 1 for row in rows)
-    assert table(rows).splitlines()[1].split()[-2:] == ["-", "-"]
+    assert table({"mine": rows}).rows[0][-2:] == ("–", "–")

@@ -65,7 +65,7 @@ def test_targets_are_the_classes_that_occur() -> None:
 
 def test_the_loss_agrees_with_transformers(model: Mask2Former) -> None:
     prediction, maps = model(images(NAME)), labels()
-    found = mask_loss(model, prediction, maps, seed=3, step=4)
+    found = mask_loss(model.network.config, prediction, maps, seed=3, step=4)
     masks, classes = targets(maps, CLASSES)
     *earlier, (class_logits, mask_logits) = prediction.extra["layers"]
     # Their own loop visits the last layer first, so that random points differ: many points make up for it.
@@ -85,7 +85,7 @@ def test_the_points_are_a_function_of_seed_and_step(model: Mask2Former) -> None:
     prediction, maps = model(images(NAME)), labels()
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    first, again, later = (mask_loss(model, prediction, maps, step=step)["mask"] for step in (0, 0, 1))
+    first, again, later = (mask_loss(model.network.config, prediction, maps, step=step)["mask"] for step in (0, 0, 1))
     assert first == again
     assert first != later
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -96,7 +96,7 @@ def test_void_images_give_a_finite_loss_with_a_graph(model: Mask2Former, empty: 
     maps = labels()
     maps[empty] = 255
     prediction = model(images(NAME))
-    total = sum(mask_loss(model, prediction, maps).values())
+    total = sum(mask_loss(model.network.config, prediction, maps).values())
     assert total.isfinite()
     total.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
@@ -105,7 +105,7 @@ def test_void_images_give_a_finite_loss_with_a_graph(model: Mask2Former, empty: 
 def test_one_pixel_masks_are_targets_too(model: Mask2Former) -> None:
     maps = torch.full((2, 64, 96), 255, dtype=torch.uint8)
     maps[0, 5, 7] = 2
-    assert all(term.isfinite() for term in mask_loss(model, model(images(NAME)), maps).values())
+    assert all(term.isfinite() for term in mask_loss(model.network.config, model(images(NAME)), maps).values())
 
 
 def test_a_broken_query_is_matched_last(model: Mask2Former) -> None:
@@ -117,14 +117,14 @@ def test_a_broken_query_is_matched_last(model: Mask2Former) -> None:
         broken[:, 0] = torch.nan
         layers.append((class_logits, broken))
     extra = prediction.extra | {"layers": layers}
-    found = mask_loss(model, prediction._replace(extra=extra), labels())
+    found = mask_loss(model.network.config, prediction._replace(extra=extra), labels())
     assert all(term.isfinite() for term in found.values())
 
 
 def test_autocast_predictions_are_matched_in_full_precision(model: Mask2Former) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         prediction = model(images(NAME))
-        terms = mask_loss(model, prediction, labels())
+        terms = mask_loss(model.network.config, prediction, labels())
     assert {term.dtype for term in terms.values()} == {torch.float32}
     sum(terms.values()).backward()
 
@@ -135,7 +135,7 @@ def test_the_loss_learns(model: Mask2Former) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     history = []
     for step in range(12):
-        total = sum(mask_loss(model, model(images(NAME)), maps, step=step).values())
+        total = sum(mask_loss(model.network.config, model(images(NAME)), maps, step=step).values())
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -146,7 +146,7 @@ def test_the_loss_learns(model: Mask2Former) -> None:
 def test_a_prediction_of_eval_mode_is_refused(model: Mask2Former) -> None:
     prediction: Prediction = model.eval()(images(NAME))
     with pytest.raises(ValueError, match="training mode"):
-        mask_loss(model, prediction, labels())
+        mask_loss(model.network.config, prediction, labels())
 
 
 def test_deep_supervision_can_be_left_to_the_mask_loss() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from dgseg.cli import main
 from dgseg.recipes import differences, named
@@ -14,6 +15,7 @@ from dgseg.study import report
 from dgseg.study.execute import execute, finished, plan
 from dgseg.study.grids import BUDGETS, CENTRE, GRIDS, Budget, Grid, Row, misaligned, misalignment, within
 from dgseg.study.report import compared
+from dgseg.study.statistics import SeedDifference
 from dgseg.training import Listener, RunConfig, assemble, train
 from dgseg.training.listener import StepReport
 from tests.training.harness import tiny
@@ -27,13 +29,13 @@ def test_a_grid_is_sound(name: str):
     assert {row.against for row in grid.rows} - {None} <= set(labels)
     assert {label for lines in grid.panels.values() for line in lines.values() for _, label in line} <= set(labels)
     small = within(grid, BUDGETS["smoke"]).rows
-    model = assemble.model(small[0].recipe.model)
     for row in small:
+        model = assemble.model(row.recipe.model)
         assemble.check(row.recipe, world_size=1)
         for config in assemble.present(row.recipe.objective).values():
             config.build(model)
-        assert row.recipe.schedule.steps == 20
-        assert row.recipe.schedule.warmup == 1
+        assert row.recipe.schedule.steps == (6 if row.after else 20)  # stages are shorter than what they begin with
+        assert row.recipe.schedule.warmup == (0 if row.after else 1)
         assert all("length=8" in spec for spec in (*row.recipe.data.test, *row.recipe.data.validation))
 
 
@@ -151,6 +153,78 @@ def test_processes_at_once(grid: Grid, tmp_path: Path):
     runs, storage = plan(grid, (0,)), str(tmp_path / "runs")
     assert execute(runs, storage, workers=2, device="cpu", say=lambda _: None).whole
     assert set(finished(runs, storage)) == {run.name for run in runs}
+
+
+DETECTS = {
+    "data.sources": ["streets_pairs=game@train,size=64x96,length=20"],
+    "data.augment.crop": [64, 96],
+    "data.validation": [],
+    "data.test": ["streets=fog@test,size=64x96,length=3,unknown=true"],
+    "schedule.steps": 2,
+    "schedule.warmup": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def chained() -> Grid:
+    known = {name: value for name, value in DETECTS.items() if not name.startswith("data.s")} | {
+        "data.augment.crop": [48, 64]
+    }
+    start = tiny(known | {"data.batch_size": 2}, "detect-streets-start")
+    stage = tiny(DETECTS | {"data.batch_size": 2}, "detect-streets-stage1")
+    return Grid(
+        "detection",
+        "Are unknown objects found?",
+        [
+            Row("start", start, shown=False),
+            Row("energy", start, scorer="energy"),
+            Row("Mahalanobis", start, "energy", scorer="mahalanobis"),
+            Row("learned", stage, "energy", "start", "learned"),
+        ],
+    )
+
+
+def test_stages_begin_with_each_others_weights_and_are_asked_for_unknown_objects(chained: Grid, tmp_path: Path):
+    from dgseg.study.detections import detections
+
+    runs, storage, said = plan(chained, (0, 1)), str(tmp_path / "runs"), []
+    assert len({run.name for run in runs}) == 4
+    assert [run.after for run in runs[:4]] == [None, None, None, runs[0].name]
+    assert execute(runs, storage, workers=2, device="cpu", say=said.append).whole
+    for seed in (0, 1):  # nothing but its head was trained, and the head is not in the start
+        start, learned = (
+            load_file(tmp_path / "runs" / runs[4 * seed + row].name / "weights.safetensors") for row in (0, 3)
+        )
+        assert all(torch.equal(start[name], learned[name]) for name in start if "num_batches" not in name)
+        assert set(learned) - set(start) == {"uncertainty.weight"}
+    done = finished(runs, storage)
+    found = detections(chained, runs, done, storage, torch.device("cpu"), said.append)
+    assert sum("asked by" in line for line in said) == 6
+    again = detections(chained, runs, done, storage, torch.device("cpu"), said.append)
+    assert again == found
+    assert sum("asked by" in line for line in said) == 6, "nobody is asked twice"
+    shown = compared(chained, runs, done, detections=found)
+    assert list(shown.groups) == ["energy", "Mahalanobis", "learned"]
+    assert {"AUROC", "AP", "FPR95", "mAcc", "fog"} <= set(shown.columns)
+    assert shown.values("energy", "AP") != shown.values("Mahalanobis", "AP")
+    assert shown.values("energy", "fog") == shown.values("Mahalanobis", "fog")
+    report.write(chained, shown, tmp_path / "out", "dgseg study detection")
+    assert "AP" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_begins_with_a_run_that_failed_is_not_begun(chained: Grid, tmp_path: Path, workers: int):
+    runs, storage = plan(chained, (0,)), str(tmp_path / "runs")
+    (tmp_path / "runs" / runs[0].name).mkdir(parents=True)
+    (tmp_path / "runs" / runs[0].name / "recipe.yaml").write_text("no recipe")
+    outcome = execute(runs, storage, workers=workers, device="cpu", say=lambda _: None)
+    assert list(outcome.failed) == [runs[0].name, runs[3].name]
+    assert outcome.failed[runs[3].name] == f"{runs[0].name}, which it begins with, failed"
+
+
+def test_less_false_alarm_is_better():
+    assert SeedDifference(-0.1, -0.2, -0.05, "paired", 3, lower_is_better=True).verdict == "better, beyond noise"
+    assert SeedDifference(-0.1, -0.2, -0.05, "paired", 3).verdict == "worse, beyond noise"
 
 
 @pytest.mark.parametrize(

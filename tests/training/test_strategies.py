@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dgseg.training.recipe import SGDConfig
+from tests.models.harness import TINY
 from tests.training.harness import RECORDED, Record, in_processes, tiny
 
 # Twenty steps with warm-up and a hardness window of 5, so that draws react to losses within them; nothing in this model
@@ -152,3 +153,21 @@ def test_the_proof_is_sensitive(alone: dict[str, Record], tmp_path: Path) -> Non
     assert one.weights
     assert found[0].weights
     assert furthest(found[0].weights, one.weights) > 1e-3
+
+
+EVERY_PART = "from dgseg.training.strategies import fsdp\nfsdp.SMALLEST = 1\n" + EACH
+
+
+@pytest.mark.parametrize("name", ["mask2former_r50", "vit_small_dinov2"])
+def test_models_whose_parts_are_called_one_by_one(tmp_path: Path, name: str) -> None:
+    """Their lists hold modules without a call of their own, and each small part is cut by itself."""
+    options = {key: value for key, value in TINY[name].options.items() if key != "uncertainty"}
+    crop = [56, 56] if name.startswith("vit") else [64, 96]
+    model = {"model.name": name, "model.options": options, "data.augment.crop": crop, "schedule.steps": 2}
+    recipe = tiny(PROOF | FLOAT64 | model, "erm-streets")
+    made = [(recipe, DDP), (recipe, FSDP)]
+    ranks = in_processes(2, EVERY_PART, storage=str(tmp_path), runs=made)
+    ddp, fsdp = ranks[0]
+    assert ddp.weights
+    assert fsdp.weights
+    assert furthest(fsdp.weights, ddp.weights) < 1e-9

@@ -35,7 +35,7 @@ class FullySharded(Strategy):
         # FSDP2 cuts contiguous parameters alone; the convolutions go on in channels last if their input is.
         self.learner.to(memory_format=torch.contiguous_format)
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))
-        for block in _blocks(self.learner.model):
+        for block in _blocks(self.learner.model, _called(self.recipe)):
             fully_shard(block, mesh=mesh)
         # The rest, objectives included, stays together between forward and backward.
         fully_shard(self.learner, mesh=mesh, reshard_after_forward=False)
@@ -76,9 +76,23 @@ class FullySharded(Strategy):
         yield self._scored
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    """What is worth a turn of its own: the elements of lists and sequences, and the model's direct children. What has
-    no forward is called by its parts, and would be missed."""
+def _called(recipe: Recipe) -> set[str]:
+    """Names of the modules whose forward runs when images come: parameters of the others are read by what surrounds
+    them, which must hold them whole by then. Found on a copy without memory."""
+    config, crop = recipe.model, recipe.data.augment.crop
+    with torch.device("meta"):
+        copy = build(config.name, config.num_classes, **config.options).train()
+        images = torch.empty(2, 3, *crop)
+    called = set()
+    for name, module in copy.named_modules():
+        module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+    copy(images)
+    return called
+
+
+def _blocks(model: nn.Module, called: set[str]) -> list[nn.Module]:
+    """What is worth a turn of its own: the elements of lists and sequences, and the model's direct children."""
+    names = {module: name for name, module in model.named_modules()}
     found = [child for each in model.modules() if isinstance(each, nn.ModuleList | nn.Sequential) for child in each]
     found += list(model.children())
     chosen: list[nn.Module] = []
@@ -86,6 +100,6 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     for module in sorted(set(found), key=lambda each: sum(1 for _ in each.modules())):
         held = {id(p) for inner in chosen for p in inner.parameters() if inner is not module}
         own = sum(p.numel() for p in module.parameters() if id(p) not in held)
-        if own >= SMALLEST and type(module).forward is not nn.Module.forward:
+        if own >= SMALLEST and names[module] in called:
             chosen.append(module)
     return chosen

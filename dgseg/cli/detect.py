@@ -1,0 +1,146 @@
+"""dgseg detect: how well models tell what no class covers."""
+
+import argparse
+import csv
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dgseg.cli import model_arguments
+from dgseg.cli.data.messages import plain_messages
+from dgseg.cli.data.progress import progress_bar
+from dgseg.data.dataset import Dataset
+from dgseg.evaluation.detection import Detection, detect, scorers_of, table
+from dgseg.evaluation.loading import scored_dataset
+from dgseg.evaluation.scorers import SCORERS
+from dgseg.evaluation.table import plain
+from dgseg.models.trained import trained
+
+NAMES = (*SCORERS, "mahalanobis")
+DESCRIPTION = textwrap.fill(
+    "Scores how well models find objects of no known class, beside how well they tell the known ones: AUROC, AP and "
+    "FPR95 of pixels; sIoU, PPV and F1 of components above the threshold of the best pixel F1; mIoU and mAcc. Images "
+    "are shown whole, at their own size. Scorers: "
+    + ", ".join(NAMES)
+    + "; learned is the model's uncertainty head; mahalanobis is fitted to training images first (--fit).",
+    100,
+)
+EPILOG = """examples:
+  dgseg detect start=runs/detect-streets-start/weights.safetensors:max_softmax,odin,mahalanobis,energy \\
+    method=runs/detect-streets-stage2/weights.safetensors:learned \\
+    --data streets=fog@test,unknown=true streets=night@test,unknown=true --fit streets=game@train
+  dgseg detect runs/detect-stage2/weights.safetensors:learned --data acdc_poc=data/acdc_poc --csv table.csv"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    label: str
+    weights: Path
+    scorers: tuple[str, ...]
+
+
+def asked(text: str) -> Asked:
+    """[LABEL=]WEIGHTS:SCORER[,SCORER…]"""
+    where, colon, names = text.rpartition(":")
+    label, equals, weights = where.partition("=")
+    scorers = tuple(names.split(","))
+    if not colon or not where or not all(scorers):
+        raise argparse.ArgumentTypeError(f"{text!r}: write [LABEL=]WEIGHTS:SCORER[,SCORER…], as w.safetensors:energy")
+    if unknown := [name for name in scorers if name not in NAMES]:
+        raise argparse.ArgumentTypeError(f"there is no scorer {unknown[0]!r}; there are {', '.join(NAMES)}")
+    if not equals:
+        path = Path(where)
+        return Asked(path.parent.name if path.name == "weights.safetensors" else path.stem, path, scorers)
+    return Asked(label, Path(weights), scorers)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    parser.add_argument(
+        "models",
+        type=asked,
+        nargs="+",
+        metavar="[LABEL=]WEIGHTS:SCORER[,SCORER…]",
+        help="weights that say their architecture, and how they are asked; LABEL stands in the table",
+    )
+    parser.add_argument(
+        "--data", nargs="+", action="extend", required=True, metavar="SPEC", help="name=path[@split][,option=value]"
+    )
+    parser.add_argument("--fit", metavar="SPEC", help="labelled training images, for mahalanobis")
+    parser.add_argument("--fit-images", type=int, default=100, metavar="N", help="so many of them (default: 100)")
+    parser.add_argument("--limit", type=int, metavar="N", help="images of each data set (default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every row, in fractions")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="every row, in fractions")
+    parser.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU if there is one)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    with plain_messages("dgseg detect"):
+        _check(arguments)
+        datasets = _datasets(arguments.data)
+        training = None if arguments.fit is None else scored_dataset(arguments.fit)
+        device = model_arguments.torch_device(arguments.device)
+        images = sum(min(len(each), arguments.limit or len(each)) for each in datasets.values())
+        found: dict[str, list[Detection]] = {}
+        with progress_bar("images", images * len(arguments.models)) as progress:
+            for each in arguments.models:
+                model = trained(each.weights).to(device)
+                scorers = scorers_of(model, each.scorers, training, arguments.fit_images)
+                found[each.label] = detect(model, datasets, scorers, limit=arguments.limit, progress=progress)
+        for path, write in ((arguments.json, _write_json), (arguments.csv, _write_csv)):
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path, arguments.models, found)
+    print(plain(table(found)))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    labels = [each.label for each in arguments.models]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ValueError(f"two models are called {twice[0]!r}: write LABEL=WEIGHTS:SCORER")
+    for each in arguments.models:
+        if not each.weights.is_file():
+            raise ValueError(f"there is no weights file at {each.weights}")
+        if "mahalanobis" in each.scorers and arguments.fit is None:
+            raise ValueError("mahalanobis is fitted to labelled training images: name them with --fit")
+    if arguments.fit_images < 1 or (arguments.limit is not None and arguments.limit < 1):
+        raise ValueError("--fit-images and --limit must be at least 1")
+
+
+def _datasets(specs: Sequence[str]) -> dict[str, Dataset]:
+    found = {}
+    for spec in specs:
+        dataset = scored_dataset(spec)
+        if dataset.domain in found:
+            raise ValueError(f"{spec}: {dataset.domain} is there already")
+        found[dataset.domain] = dataset
+    return found
+
+
+def _rows(models: Sequence[Asked], found: Mapping[str, Sequence[Detection]]) -> list[dict[str, object]]:
+    weights = {each.label: str(each.weights) for each in models}
+    return [
+        {"model": label, "weights": weights[label]}
+        | {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in asdict(row).items()
+        }
+        for label, rows in found.items()
+        for row in rows
+    ]
+
+
+def _write_json(path: Path, models: Sequence[Asked], found: Mapping[str, Sequence[Detection]]) -> None:
+    path.write_text(json.dumps(_rows(models, found), indent=1) + "\n", encoding="utf-8")
+
+
+def _write_csv(path: Path, models: Sequence[Asked], found: Mapping[str, Sequence[Detection]]) -> None:
+    rows = _rows(models, found)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

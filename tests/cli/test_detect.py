@@ -1,0 +1,65 @@
+"""dgseg detect: models and scorers on the command line, the table and the files."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from dgseg.cli import main
+from dgseg.models import build, save_weights
+
+DATA = ["--data", *(f"streets={domain}@test,size=64x96,length=2,unknown=true" for domain in ("fog", "city"))]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "mine" / "weights.safetensors"
+    path.parent.mkdir()
+    save_weights(build("deeplabv3plus_mobilenetv2", uncertainty=True), path)
+    return path
+
+
+def test_every_scorer_has_its_rows(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [f"{weights}:max_softmax,odin,mahalanobis", f"other={weights}:learned"]
+    files = ["--json", f"{tmp_path}/a/t.json", "--csv", f"{tmp_path}/t.csv"]
+    fit = ["--fit", "streets=game@train,size=64x96,length=4"]
+    assert main(["detect", *asked, *DATA, *fit, *files, "--device", "cpu"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split()[:4] == ["data", "set", "AUROC", "AP"]
+    labels = ["mine: max_softmax", "mine: odin", "mine: mahalanobis", "other: learned"]
+    for label in labels:
+        assert [line.split()[2] for line in said if line.startswith(label)] == ["fog", "city", "mean"]
+    rows = json.loads((tmp_path / "a/t.json").read_text())
+    assert [(row["model"], row["dataset"], row["scorer"]) for row in rows[:2]] == [
+        ("mine", "fog", "max_softmax"), ("mine", "fog", "odin"),
+    ]  # fmt: skip
+    assert all(0 <= row["auroc"] <= 1 and row["weights"] == str(weights) for row in rows)
+    with (tmp_path / "t.csv").open() as file:
+        assert [float(row["ap"]) for row in csv.DictReader(file)] == [row["ap"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{}:mahalanobis"], "name them with --fit"),
+        (["{}:energy", "{}:entropy"], "two models are called"),
+        (["nowhere.safetensors:energy"], "no weights file at"),
+        (["{}:energy", "--limit", "0"], "at least 1"),
+        (["{}:energy", "--data", "streets=fog@test,unknown=true"], "fog is there already"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(
+    weights: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as status:
+        main(["detect", *(word.format(weights) for word in words), *DATA, "--device", "cpu"])
+    assert status.value.code
+    assert message in str(status.value.code) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["w.safetensors", ":energy", "w.safetensors:", "w.safetensors:energie"])
+def test_a_model_is_written_with_its_scorers(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["detect", text, *DATA])
+    assert "argument" in capsys.readouterr().err
