@@ -79,10 +79,11 @@ class FullySharded(Strategy):
 def _called(recipe: Recipe) -> set[str]:
     """Names of the modules whose forward runs when images come: parameters of the others are read by what surrounds
     them, which must hold them whole by then. Found on a copy without memory."""
-    config, crop = recipe.model, recipe.data.augment.crop
+    config = recipe.model
+    height, width = recipe.data.augment.crop
     with torch.device("meta"):
         copy = build(config.name, config.num_classes, **config.options).train()
-        images = torch.empty(2, 3, *crop)
+        images = torch.empty(2, 3, height, width)
     called = set()
     for name, module in copy.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
