@@ -80,10 +80,10 @@ def _called(recipe: Recipe) -> set[str]:
     """Names of the modules whose forward runs when images come: parameters of the others are read by what surrounds
     them, which must hold them whole by then. Found on a copy without memory."""
     config = recipe.model
-    height, width = recipe.data.augment.crop
     with torch.device("meta"):
         copy = build(config.name, config.num_classes, **config.options).train()
-        images = torch.empty(2, 3, height, width)
+        side = copy.multiple * -(-512 // copy.multiple)  # as good as any that the model takes
+        images = torch.empty(2, 3, side, side)
     called = set()
     for name, module in copy.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
