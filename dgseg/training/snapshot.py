@@ -1,21 +1,26 @@
 """A training state, copied while training stands still, so that it can be written while training goes on."""
 
 import ctypes
+import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 WEIGHTS = ("model", "ema")  # parts of the state that become safetensors: flat, and read by everyone
+_BLOCK, _ALIGNED = 64 * 2**20, 64  # bytes
 _PLAIN: tuple[type[Any], ...] = (bool, int, float, str, bytes)
 
 
 class Snapshot:
     """Buffers on the CPU, one per tensor of the state, used again by every copy: fresh memory costs page faults, which
-    take longer than the copy. They are pinned for tensors of a GPU, whose copies then run at the bus's speed."""
+    take longer than the copy, and huge pages make them few. Those for tensors of a GPU are pinned: their copies run at
+    the bus's speed."""
 
     def __init__(self) -> None:
+        self._memory = _Memory()
         self._buffers: dict[str, Tensor] = {}
         self._used: set[str] = set()
         self._devices: set[torch.device] = set()
@@ -69,7 +74,10 @@ class Snapshot:
         order = torch.contiguous_format if weights else torch.preserve_format
         buffer = self._buffers.get(name)
         if buffer is None or not _fits(buffer, tensor, pinned, weights):
-            buffer = torch.empty_like(tensor, device="cpu", memory_format=order, pin_memory=pinned)
+            if pinned:
+                buffer = torch.empty_like(tensor, device="cpu", memory_format=order, pin_memory=True)
+            else:
+                buffer = self._memory.empty_like(tensor, order)
             self._buffers[name] = buffer
         if tensor.device.type == "cpu" and tensor.stride() == buffer.stride():
             # By this thread alone: hundreds of parallel copies on cores that loaders keep busy took ten times as long.
@@ -80,6 +88,29 @@ class Snapshot:
         if pinned:
             self._devices.add(tensor.device)
         return buffer
+
+
+class _Memory:
+    """Tensors in huge pages where the system has them. Each has a storage of its own, and a block is given back when
+    the last tensor in it is gone."""
+
+    def __init__(self) -> None:
+        self._block: mmap.mmap | None = None
+        self._taken = 0
+
+    def empty_like(self, tensor: Tensor, order: torch.memory_format) -> Tensor:
+        if tensor.nbytes == 0:
+            return torch.empty_like(tensor, memory_format=order)
+        if self._block is None or self._taken + tensor.nbytes > len(self._block):
+            self._block = mmap.mmap(-1, max(_BLOCK, tensor.nbytes))
+            self._taken = 0
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with suppress(OSError):  # a kernel without them
+                    self._block.madvise(mmap.MADV_HUGEPAGE)
+        strides = torch.empty_like(tensor, device="meta", memory_format=order).stride()
+        flat = torch.frombuffer(self._block, dtype=tensor.dtype, count=tensor.numel(), offset=self._taken)
+        self._taken += -(-tensor.nbytes // _ALIGNED) * _ALIGNED
+        return flat.as_strided(tensor.shape, strides)
 
 
 def _fits(buffer: Tensor, tensor: Tensor, pinned: bool, weights: bool) -> bool:
