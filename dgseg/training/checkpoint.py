@@ -83,6 +83,10 @@ class Checkpoints:
         self._aside: _Aside | None = None
         self._damaged: set[str] = set()  # whose sizes are right, and bytes are not
 
+    def reserve(self, nbytes: int) -> None:
+        """About as many bytes as a state on the CPU has: the first save then blocks as shortly as the others."""
+        self._snapshot.reserve(nbytes)
+
     def save(
         self,
         step: int,

@@ -4,6 +4,7 @@ import ctypes
 import mmap
 from collections.abc import Mapping
 from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ class Snapshot:
         self._buffers: dict[str, Tensor] = {}
         self._used: set[str] = set()
         self._devices: set[torch.device] = set()
+
+    def reserve(self, nbytes: int) -> None:
+        """Room for a first copy of about so many bytes, made while training goes on."""
+        self._memory.reserve(nbytes)
 
     def copy(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The same state in plain containers. It is overwritten by the next copy."""
@@ -97,20 +102,39 @@ class _Memory:
     def __init__(self) -> None:
         self._block: mmap.mmap | None = None
         self._taken = 0
+        self._touching: Thread | None = None
+
+    def reserve(self, nbytes: int) -> None:
+        """A system that is asked for a page finds one and clears it, which takes longer than what is then written."""
+        block = self._fresh(nbytes)
+
+        def touch() -> None:
+            ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(block)), 0, len(block))  # without Python's lock
+
+        self._touching = Thread(target=touch, name="dgseg snapshot", daemon=True)
+        self._touching.start()
 
     def empty_like(self, tensor: Tensor, order: torch.memory_format) -> Tensor:
         if tensor.nbytes == 0:
             return torch.empty_like(tensor, memory_format=order)
-        if self._block is None or self._taken + tensor.nbytes > len(self._block):
-            self._block = mmap.mmap(-1, max(_BLOCK, tensor.nbytes))
-            self._taken = 0
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                with suppress(OSError):  # a kernel without them
-                    self._block.madvise(mmap.MADV_HUGEPAGE)
+        if self._touching is not None:
+            self._touching.join()
+            self._touching = None
+        block = self._block
+        if block is None or self._taken + tensor.nbytes > len(block):
+            block = self._fresh(max(_BLOCK, tensor.nbytes))
         strides = torch.empty_like(tensor, device="meta", memory_format=order).stride()
-        flat = torch.frombuffer(self._block, dtype=tensor.dtype, count=tensor.numel(), offset=self._taken)
+        flat = torch.frombuffer(block, dtype=tensor.dtype, count=tensor.numel(), offset=self._taken)
         self._taken += -(-tensor.nbytes // _ALIGNED) * _ALIGNED
         return flat.as_strided(tensor.shape, strides)
+
+    def _fresh(self, nbytes: int) -> mmap.mmap:
+        block = self._block = mmap.mmap(-1, nbytes)
+        self._taken = 0
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a kernel without them
+                block.madvise(mmap.MADV_HUGEPAGE)
+        return block
 
 
 def _fits(buffer: Tensor, tensor: Tensor, pinned: bool, weights: bool) -> bool:

@@ -29,7 +29,7 @@ from dgseg.training.listener import CheckpointReport, Listener, RunEnd, RunStart
 from dgseg.training.lock import Busy
 from dgseg.training.loop import Loop
 from dgseg.training.memory import keep_freed_memory
-from dgseg.training.recipe import Recipe
+from dgseg.training.recipe import AdamWConfig, Recipe
 from dgseg.training.run import RunConfig
 from dgseg.training.scoring import Scoring
 from dgseg.training.storage import Lock, Storage, open_storage
@@ -104,6 +104,10 @@ class Session:
             learner.model.compile()
         self.checkpoints = Checkpoints(folder, keep=run.keep, keep_best=run.keep_best)
         self.loop = Loop(recipe, world, self.strategy, self.loader, listeners, interrupt, log_every=run.log_every)
+        if world.first and world.device.type == "cpu" and not self.strategy.own_files:
+            moments = 2 if isinstance(recipe.optimizer, AdamWConfig) else 1
+            copies = 1 + moments + (recipe.train.ema is not None)
+            self.checkpoints.reserve(copies * sum(each.nbytes for each in learner.parameters()))
         self.scoring = Scoring(recipe, world)
         self.datasets = self._identities(sources)
         self._saved_at: int | None = None

@@ -300,3 +300,20 @@ def test_extra_files_need_a_folder(tmp_path: Path) -> None:
 def test_nothing_is_kept() -> None:
     with pytest.raises(ValueError, match="keep is 0"):
         Checkpoints(LocalStorage(Path("x")), keep=0)
+
+
+@pytest.mark.parametrize("reserved", [1, 100_000, 10_000_000])
+def test_what_was_reserved_holds_the_copy(reserved: int) -> None:
+    """Less than is needed, and more; the touching of fresh pages never writes over what was copied."""
+    snapshot = Snapshot()
+    snapshot.reserve(reserved)
+    state = {"model": {str(n): torch.full((n * 1000 + 1,), float(n)) for n in range(40)}}
+    copied = snapshot.copy(state)
+    assert all(torch.equal(copied["model"][name], value) for name, value in state["model"].items())
+    storages = {each.untyped_storage().data_ptr() for each in copied["model"].values()}
+    assert len(storages) == 40, "what is saved is a tensor, not the memory around it"
+    assert all(pointer % 64 == 0 for pointer in storages)
+    again = snapshot.copy(state)
+    assert {each.data_ptr() for each in again["model"].values()} == {
+        each.data_ptr() for each in copied["model"].values()
+    }
