@@ -38,7 +38,11 @@ SMALL = TINY["mask2former_r50"].options | {"uncertainty": False}
 SAMPLED = {"detect-streets-mask2former-start": {"model.options": SMALL, "data.augment.crop": [64, 96]}}
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+# The second stage trains what the first does, and more.
+FIRST_STAGE = pytest.param("ablation-detect-semantic-stage1", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [*(name for name in SYSTEMS if "stage1" not in name), FIRST_STAGE])
 def test_two_workers_train_what_one_does(tmp_path: Path, name: str) -> None:
     # A rate at which rounding stays rounding: batch norms over four small images multiply it.
     gentle = {"train.precision": "float64", "optimizer": SGDConfig(lr=1e-4)}

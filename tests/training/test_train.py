@@ -280,7 +280,7 @@ answer = recorded(recipe, storage, listeners=[Deadly()], timeout=20.0)
 )
 
 
-@pytest.mark.parametrize("victim", ["0", "1"])
+@pytest.mark.parametrize("victim", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_worker_that_is_killed_ends_the_others_and_nothing_is_lost(tmp_path: Path, victim: str) -> None:
     recipe = tiny(LEAN | {"train.precision": "float64", "train.save_every": 3})
     began = time.monotonic()
