@@ -95,8 +95,12 @@ def execute(
     if workers < 1:
         raise ValueError(f"--workers is {workers}; it must be at least 1")
     done = finished(runs, storage)
-    # Rows that --set has made alike share a run.
-    left = list({run.name: run for run in runs if run.name not in done}.values())
+    # Rows that --set has made alike share a run, and rows that ask one model in several ways.
+    first: dict[str, Run] = {}
+    for run in runs:
+        if run.name not in done:
+            first.setdefault(run.name, run)
+    left = list(first.values())
     if done:
         say(f"{len(done)} of {len(runs)} runs are finished already")
     outcome = Outcome()

@@ -18,6 +18,7 @@ from dgseg.launch.cluster import PRIVATE
 from dgseg.launch.local import run_here
 from dgseg.recipes import to_yaml
 from tests.launch.support import command, journalled
+from tests.training.harness import tiny
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,8 @@ RAY = Path(sys.executable).with_name("ray")
 class TwoNodes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "ray_jobs").symlink_to(ROOT / "ray_jobs")
+        for scripts in ("ray_jobs", "tuning"):
+            (folder / scripts).symlink_to(ROOT / scripts)
         self.environment = os.environ | {
             **PRIVATE,
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -115,6 +117,17 @@ def test_the_workers_of_a_job_stand_on_both_nodes(nodes: TwoNodes, tmp_path: Pat
     assert "two: bisenet_mini on cpu, 2 workers" in text, text
     assert (tmp_path / "two" / "weights.safetensors").is_file()
     assert "succeeded" in text
+
+
+def test_a_sweep_is_a_job_too(nodes: TwoNodes, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(to_yaml(tiny({"schedule.steps": 9, "train.evaluate_every": 1})))
+    line = f"job submit -- python tuning/sweep.py --recipe {recipe} --storage {tmp_path} --name search --trials 2"
+    text = said(nodes.ray(f"{line} --cpus-per-worker 1 --device cpu --no-mlflow"))
+    assert "succeeded" in text
+    trials = json.loads((tmp_path / "search" / "trials.json").read_text())
+    assert {each["status"] for each in trials} <= {"finished", "stopped"}, text
+    assert (tmp_path / "search" / "winner.yaml").is_file()
 
 
 def test_a_checkout_reaches_the_cluster_with_its_libraries(nodes: TwoNodes) -> None:
