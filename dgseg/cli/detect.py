@@ -12,7 +12,7 @@ from pathlib import Path
 from dgseg.cli import model_arguments
 from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
-from dgseg.data.dataset import Dataset
+from dgseg.data.dataset import CorruptFile, Dataset
 from dgseg.evaluation.detection import Detection, detect, scorers_of, table
 from dgseg.evaluation.loading import scored_dataset
 from dgseg.evaluation.scorers import SCORERS
@@ -23,7 +23,8 @@ NAMES = (*SCORERS, "mahalanobis")
 DESCRIPTION = textwrap.fill(
     "Scores how well models find objects of no known class, beside how well they tell the known ones: AUROC, AP and "
     "FPR95 of pixels; sIoU, PPV and F1 of components above the threshold of the best pixel F1; mIoU and mAcc. Images "
-    "are shown whole, at their own size. Scorers: "
+    "are shown whole, at their own size; one that cannot be read is named and skipped, and the exit status is then 1. "
+    "Scorers: "
     + ", ".join(NAMES)
     + "; learned is the model's uncertainty head; mahalanobis is fitted to training images first (--fit).",
     100,
@@ -46,6 +47,8 @@ def asked(text: str) -> Asked:
     """[LABEL=]WEIGHTS:SCORER[,SCORER…]"""
     where, colon, names = text.rpartition(":")
     label, equals, weights = where.partition("=")
+    if "/" in label:  # of a folder's name, as in runs/lr=0.1/weights.safetensors
+        label, equals, weights = "", "", where
     scorers = tuple(names.split(","))
     if not colon or not where or not all(scorers):
         raise argparse.ArgumentTypeError(f"{text!r}: write [LABEL=]WEIGHTS:SCORER[,SCORER…], as w.safetensors:energy")
@@ -53,7 +56,8 @@ def asked(text: str) -> Asked:
         raise argparse.ArgumentTypeError(f"there is no scorer {unknown[0]!r}; there are {', '.join(NAMES)}")
     if not equals:
         path = Path(where)
-        return Asked(path.parent.name if path.name == "weights.safetensors" else path.stem, path, scorers)
+        folder = path.absolute().parent.name
+        return Asked(folder if folder and path.name == "weights.safetensors" else path.stem, path, scorers)
     return Asked(label, Path(weights), scorers)
 
 
@@ -85,17 +89,29 @@ def main(arguments: argparse.Namespace) -> int:
         device = model_arguments.torch_device(arguments.device)
         images = sum(min(len(each), arguments.limit or len(each)) for each in datasets.values())
         found: dict[str, list[Detection]] = {}
+        broken: dict[str, str] = {}
+
+        def complain(name: str, error: CorruptFile) -> None:
+            broken[f"{name}: {error.path}"] = error.message  # once, for all models
+
         with progress_bar("images", images * len(arguments.models)) as progress:
             for each in arguments.models:
                 model = trained(each.weights).to(device)
                 scorers = scorers_of(model, each.scorers, training, arguments.fit_images)
-                found[each.label] = detect(model, datasets, scorers, limit=arguments.limit, progress=progress)
+                found[each.label] = detect(
+                    model, datasets, scorers, limit=arguments.limit, complain=complain, progress=progress
+                )
+        # First of all: a file that cannot be written must not take the scores along.
+        print(plain(table(found)))
+        if broken:
+            print(f"\n{len(broken)} images could not be read and are in no score:")
+            for where, reason in list(broken.items())[:10]:
+                print(f"  {where}: {reason}")
         for path, write in ((arguments.json, _write_json), (arguments.csv, _write_csv)):
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path, arguments.models, found)
-    print(plain(table(found)))
-    return 0
+    return 1 if broken else 0
 
 
 def _check(arguments: argparse.Namespace) -> None:

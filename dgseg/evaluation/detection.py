@@ -1,7 +1,8 @@
 """One model on data sets with unknown objects: how well each scorer finds them, beside how well classes are told."""
 
+import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgseg.data.dataset import DataError, Dataset
+from dgseg.data.dataset import CorruptFile, DataError, Dataset
 from dgseg.evaluation.components import ANOMALY_TRACK, OBSTACLE_TRACK, ComponentScores, Sizes
 from dgseg.evaluation.confusion import Confusion
 from dgseg.evaluation.maps import outside_map
@@ -25,8 +26,9 @@ _TRACK_PIXELS = 1280 * 720
 
 @dataclass(frozen=True)
 class Detection:
-    """Fractions. NaN: there is nothing to score it on (a data set that names no classes has no mIoU). siou, ppv and f1
-    are of the components above the threshold of the best F1 over the data set's pixels, as SegmentMeIfYouCan's."""
+    """Fractions. NaN: there is nothing to score it on (a data set that names no classes has no mIoU, one without
+    unknown pixels no FPR95). siou, ppv and f1 are of the components above the threshold of the best F1 over the data
+    set's pixels, as SegmentMeIfYouCan's."""
 
     dataset: str
     scorer: str
@@ -47,32 +49,47 @@ def detect(
     *,
     sizes: Sizes | None = None,
     limit: int | None = None,
+    complain: Callable[[str, CorruptFile], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Detection]:
     """A row per data set and scorer; every image once, whole and at its own size. sizes: of the components that count;
     None: the obstacle track's for smiyc_ro21, the anomaly track's for the others, scaled to the streets world's smaller
-    images. limit: so many images of each set."""
+    images. limit: so many images of each set. complain: hears of a set's images that cannot be read, which are then in
+    no score; without it the first of them ends all."""
     rows = []
     for name, dataset in datasets.items():
         count = len(dataset) if limit is None else min(limit, len(dataset))
         confusion = Confusion(model.num_classes)
         tallies = {each: OodScores() for each in scorers}
         with tempfile.TemporaryDirectory() as folder:
-            for index, (images, labels, outside) in enumerate(_read(model, dataset, count)):
-                np.save(_file(folder, "outside", index), outside.numpy())
+            sound = 0
+            for index in range(count):
+                try:
+                    images, labels, outside = _read(model, dataset, index)
+                except CorruptFile as error:
+                    if complain is None:
+                        raise
+                    complain(name, error)
+                    if progress is not None:
+                        progress(1)
+                    continue
+                np.save(_file(folder, "outside", sound), outside.numpy())
                 confusion.update(predict_logits(model, images), labels)
                 for each, scorer in scorers.items():
                     scores = anomaly_scores(model, images, scorer).cpu()
                     tallies[each].update(scores, outside)
                     # Rounded as they are counted: what the threshold is held against, without asking the model again.
-                    np.save(_file(folder, each, index), scores.half().numpy())
+                    np.save(_file(folder, each, sound), scores.half().numpy())
+                sound += 1
                 if progress is not None:
                     progress(1)
+            if not sound:
+                raise DataError(f"{name}: none of its {count} images can be read")
             told = confusion.scores()
             for each, tally in tallies.items():
                 found = tally.result()
                 components = ComponentScores(sizes or _sizes(dataset, outside))
-                for index in range(count):
+                for index in range(sound):
                     scores, outside = (
                         torch.from_numpy(np.load(_file(folder, kind, index))) for kind in (each, "outside")
                     )
@@ -82,7 +99,7 @@ def detect(
                     Detection(
                         name,
                         each,
-                        *(found.auroc, found.ap, found.fpr95),
+                        *(found.auroc, found.ap, found.fpr95 if found.positives else math.nan),
                         *(parts.siou, parts.ppv, parts.f1),
                         *(told.miou, told.macc),
                     )
@@ -105,8 +122,9 @@ def _mahalanobis(model: SegmentationModel, training: Dataset | None, limit: int)
         raise ValueError("mahalanobis is fitted to labelled training images: name them with --fit")
     fit = MahalanobisFit(model)
     device = next(model.parameters()).device
-    for index in range(0, len(training), max(1, len(training) // limit)):
-        sample = training[index]
+    count = min(limit, len(training))
+    for place in range(count):
+        sample = training[place * len(training) // count]
         if sample.label is None:
             raise DataError(f"{training.name} is opened without its labels, and there is nothing to fit")
         images = model.normalise(sample.image[None].to(device))
@@ -141,15 +159,14 @@ def table(rows: Mapping[str, Sequence[Detection]]) -> Table:
     return Table("Unknown objects found, and classes told, %", head, tuple(lines), frozenset(rules))
 
 
-def _read(model: SegmentationModel, dataset: Dataset, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _read(model: SegmentationModel, dataset: Dataset, index: int) -> tuple[Tensor, Tensor, Tensor]:
     device = next(model.parameters()).device
-    for index in range(count):
-        sample = dataset[index]
-        if sample.label is None:
-            raise DataError(f"{dataset.name} is opened without its labels, and there is nothing to score")
-        known = sample.extra.get("out_of_distribution")
-        outside = outside_map(sample.label[None]) if known is None else known[None]
-        yield sample.image[None].to(device), sample.label[None].to(device), outside
+    sample = dataset[index]
+    if sample.label is None:
+        raise DataError(f"{dataset.name} is opened without its labels, and there is nothing to score")
+    known = sample.extra.get("out_of_distribution")
+    outside = outside_map(sample.label[None]) if known is None else known[None]
+    return sample.image[None].to(device), sample.label[None].to(device), outside
 
 
 def _sizes(dataset: Dataset, outside: Tensor) -> Sizes:

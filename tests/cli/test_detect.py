@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from dgseg.cli import main
+from dgseg.cli.detect import asked
 from dgseg.models import build, save_weights
+from tests.data import trees
 
 DATA = ["--data", *(f"streets={domain}@test,size=64x96,length=2,unknown=true" for domain in ("fog", "city"))]
 
@@ -56,6 +58,49 @@ def test_what_cannot_be_asked_is_said(
         main(["detect", *(word.format(weights) for word in words), *DATA, "--device", "cpu"])
     assert status.value.code
     assert message in str(status.value.code) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "path"),
+    [
+        ("runs/lr=0.1/weights.safetensors:energy", "lr=0.1", "runs/lr=0.1/weights.safetensors"),
+        ("mine=runs/lr=0.1/w.safetensors:energy", "mine", "runs/lr=0.1/w.safetensors"),
+        ("/runs/a.safetensors:energy", "a", "/runs/a.safetensors"),
+        ("weights.safetensors:energy", Path.cwd().name, "weights.safetensors"),
+    ],
+)
+def test_what_a_model_is_called(text: str, label: str, path: str) -> None:
+    found = asked(text)
+    assert (found.label, found.weights) == (label, Path(path))
+
+
+def test_an_image_that_cannot_be_read_is_named_and_skipped(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("damaged", "sound"):
+        for number in range(3):
+            trees.image(tmp_path / folder / f"images/{number}.png", number, (64, 96))
+            labels = trees.ids([*range(19), 254], (64, 96))
+            trees.grey(tmp_path / folder / f"labels/{number}.png", labels)
+    (tmp_path / "damaged/images/1.png").write_bytes(b"nothing")
+    for kind in ("images", "labels"):
+        (tmp_path / "sound" / kind / "1.png").unlink()
+    rows = {}
+    for folder, status in (("damaged", 1), ("sound", 0)):
+        words = [f"{weights}:energy", "--data", f"folder={tmp_path / folder},domain=mine", "--device", "cpu"]
+        assert main(["detect", *words, "--json", f"{tmp_path}/{folder}.json"]) == status
+        rows[folder] = json.loads((tmp_path / f"{folder}.json").read_text())
+        said = capsys.readouterr().out
+        assert ("1.png" in said) == bool(status)
+    assert rows["damaged"] == rows["sound"]
+
+
+def test_the_table_comes_before_a_file_that_cannot_be_written(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["detect", f"{weights}:energy", *DATA, "--device", "cpu", "--json", str(tmp_path)])
+    assert "mine: energy" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["w.safetensors", ":energy", "w.safetensors:", "w.safetensors:energie"])

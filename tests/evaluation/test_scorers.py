@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dgseg.data.streets import Streets
 from dgseg.evaluation.components import ComponentScores, Sizes
-from dgseg.evaluation.detection import detect, table
+from dgseg.evaluation.detection import detect, means, scorers_of, table
 from dgseg.evaluation.scorers import SCORERS, MahalanobisFit, Odin, anomaly_scores, scorer
-from dgseg.models import Prediction
+from dgseg.models import Prediction, build
 from dgseg.models.base import SegmentationModel
 
 CLASSES, CHANNELS = 5, 6
@@ -192,6 +192,30 @@ def test_the_table_holds_what_the_metrics_say() -> None:
     twice = table({"mine": [row, dataclasses.replace(row, dataset="rain", auroc=0.0)]})
     assert twice.rows[-1][:3] == ("mine: learned", "mean", f"{50 * row.auroc:.2f}")
     assert twice.rules == {2}
+
+
+def test_a_set_without_unknown_objects_is_in_no_mean() -> None:
+    size = (64, 128)
+    some = {name: Streets(name, "test", size=size, length=2, unknown=name == "fog") for name in ("fog", "rain")}
+    rows = detect(Nineteen().eval(), some, {"learned": scorer("learned")}, sizes=Sizes(4, 2))
+    assert math.isnan(rows[1].fpr95)
+    assert means(rows)["fpr95"] == rows[0].fpr95 < 1
+
+
+def test_mahalanobis_is_fitted_to_as_many_images_as_asked_for() -> None:
+    class Counted(Streets):
+        def __getitem__(self, index: int) -> Any:
+            seen.append(index)
+            return super().__getitem__(index)
+
+    seen: list[int] = []
+    training = Counted("game", "train", size=(64, 128), length=19)
+    scorers_of(build("bisenet_mini").eval(), ["mahalanobis"], training, 10)
+    assert len(seen) == len(set(seen)) == 10
+    assert seen[-1] >= 17  # evenly spread
+    seen.clear()
+    scorers_of(build("bisenet_mini").eval(), ["mahalanobis"], training, 100)
+    assert seen == [*range(19)]
 
 
 def test_a_set_without_classes_has_no_miou() -> None:
