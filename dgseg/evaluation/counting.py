@@ -12,7 +12,7 @@ from dgseg.data.dataset import Dataset
 from dgseg.data.datasets.acdc import CONDITIONS
 from dgseg.evaluation.boundary import BoundaryErrors, BoundaryIou
 from dgseg.evaluation.calibration import Calibration
-from dgseg.evaluation.components import ANOMALY_TRACK, OBSTACLE_TRACK, ComponentScores
+from dgseg.evaluation.components import ANOMALY_TRACK, OBSTACLE_TRACK, ComponentScores, Sizes
 from dgseg.evaluation.confusion import Confusion, iou_parts
 from dgseg.evaluation.loading import Loaded, Shown
 from dgseg.evaluation.maps import predicted_labels, strips
@@ -24,7 +24,8 @@ from dgseg.models.inference import predict_logits
 from dgseg.models.prediction import Prediction
 
 OOD_KINDS = ("max_softmax", "entropy", "energy", "uncertainty")
-_TRACKS = {"smiyc_ro21": OBSTACLE_TRACK}
+# What the anomaly track's sizes are stated for.
+_TRACK_PIXELS = 1280 * 720
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Counts:
             bests = {kind: tally.result().best_threshold for kind, tally in whole.ood.items() if tally.positives}
             if bests:
                 other.thresholds = {**other.thresholds, domain: bests}
-                sizes = _TRACKS.get(result.dataset, ANOMALY_TRACK)
+                sizes = component_sizes(next(each for each in self.datasets if domain in domains(each)))
                 other.results[domain] = DomainResult(
                     result.dataset,
                     Confusion(self.classes),
@@ -248,6 +249,18 @@ class _WithUncertainty(SegmentationModel):
             size = logits.shape[-2:]
             uncertainty = F.interpolate(uncertainty.float(), size, mode="bilinear", align_corners=self.align_corners)
         return prediction._replace(logits=torch.cat([logits.float(), uncertainty.float()], 1))
+
+
+def component_sizes(dataset: Dataset) -> Sizes:
+    """Of the components that count: the obstacle track's for smiyc_ro21, the anomaly track's for the others, scaled to
+    the streets world's smaller images."""
+    if dataset.name == "smiyc_ro21":
+        return OBSTACLE_TRACK
+    if not dataset.name.startswith("streets"):
+        return ANOMALY_TRACK
+    height, width = dataset[0].size
+    share = height * width / _TRACK_PIXELS
+    return Sizes(max(1, round(ANOMALY_TRACK.predicted * share)), max(1, round(ANOMALY_TRACK.true * share)))
 
 
 def domains(dataset: Dataset) -> dict[str, Sequence[int]]:

@@ -11,17 +11,15 @@ import torch
 from torch import Tensor
 
 from dgseg.data.dataset import CorruptFile, DataError, Dataset
-from dgseg.evaluation.components import ANOMALY_TRACK, OBSTACLE_TRACK, ComponentScores, Sizes
+from dgseg.evaluation.components import ComponentScores, Sizes
 from dgseg.evaluation.confusion import Confusion
+from dgseg.evaluation.counting import component_sizes
 from dgseg.evaluation.maps import outside_map
 from dgseg.evaluation.ood import OodScores, above
 from dgseg.evaluation.scorers import MahalanobisFit, Scorer, anomaly_scores, scorer
 from dgseg.evaluation.table import Table, percent
 from dgseg.models.base import SegmentationModel
 from dgseg.models.inference import predict_logits
-
-# What the anomaly track's sizes are stated for.
-_TRACK_PIXELS = 1280 * 720
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,8 @@ def detect(
     progress: Callable[[int], None] | None = None,
 ) -> list[Detection]:
     """A row per data set and scorer; every image once, whole and at its own size. sizes: of the components that count;
-    None: the obstacle track's for smiyc_ro21, the anomaly track's for the others, scaled to the streets world's smaller
-    images. limit: so many images of each set. complain: hears of a set's images that cannot be read, which are then in
-    no score; without it the first of them ends all."""
+    None: counting.component_sizes. limit: so many images of each set. complain: hears of a set's images that cannot be
+    read, which are then in no score; without it the first of them ends all."""
     rows = []
     for name, dataset in datasets.items():
         count = len(dataset) if limit is None else min(limit, len(dataset))
@@ -88,7 +85,7 @@ def detect(
             told = confusion.scores()
             for each, tally in tallies.items():
                 found = tally.result()
-                components = ComponentScores(sizes or _sizes(dataset, outside))
+                components = ComponentScores(sizes or component_sizes(dataset))
                 for index in range(sound):
                     scores, outside = (
                         torch.from_numpy(np.load(_file(folder, kind, index))) for kind in (each, "outside")
@@ -167,15 +164,6 @@ def _read(model: SegmentationModel, dataset: Dataset, index: int) -> tuple[Tenso
     known = sample.extra.get("out_of_distribution")
     outside = outside_map(sample.label[None]) if known is None else known[None]
     return sample.image[None].to(device), sample.label[None].to(device), outside
-
-
-def _sizes(dataset: Dataset, outside: Tensor) -> Sizes:
-    if dataset.name == "smiyc_ro21":
-        return OBSTACLE_TRACK
-    if not dataset.name.startswith("streets"):
-        return ANOMALY_TRACK
-    share = outside[0].numel() / _TRACK_PIXELS
-    return Sizes(max(1, round(ANOMALY_TRACK.predicted * share)), max(1, round(ANOMALY_TRACK.true * share)))
 
 
 def _file(folder: str, scorer: str, index: int) -> Path:

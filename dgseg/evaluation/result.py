@@ -224,6 +224,7 @@ def _ood(tally: OodScores, components: ComponentScores | None) -> dict[str, Any]
     if components is not None:
         one = components.result()
         found["components"] = {"siou": _number(one.siou), "ppv": _number(one.ppv), "f1": _number(one.f1)}
+        found["smallest_components"] = dict(components.settings)  # those that count, in pixels
     return found
 
 

@@ -32,9 +32,11 @@ from dgseg.evaluation import (
     outside_map,
     protocol_named,
 )
-from dgseg.evaluation.counting import OOD_KINDS
+from dgseg.evaluation.counting import OOD_KINDS, component_sizes
+from dgseg.evaluation.detection import detect
 from dgseg.evaluation.evaluate import EXTRAS
 from dgseg.evaluation.loading import resized, scored_dataset
+from dgseg.evaluation.scorers import scorer
 from dgseg.models import build, predict_logits
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
@@ -368,7 +370,9 @@ def test_components_are_counted_at_the_threshold_that_is_best_for_pixels():
     model, data = Colours().eval(), from_spec("streets=fog,size=256x512,length=2,unknown=true")
     result = evaluate(model, [data], NATIVE, extras=["ood", "components"]).domains["fog"]
     assert set(result.components) == {"max_softmax", "entropy", "energy"}
-    expected = ComponentScores()
+    sizes = component_sizes(data)
+    assert sizes.predicted == round(500 * 256 * 512 / (1280 * 720))
+    expected = ComponentScores(sizes)
     for index in range(len(data)):
         sample = data[index]
         energy = -predict_logits(model, sample.image[None]).logsumexp(1)
@@ -378,6 +382,9 @@ def test_components_are_counted_at_the_threshold_that_is_best_for_pixels():
     assert ours.siou == pytest.approx(theirs.siou, abs=0.01)
     assert ours.ppv == pytest.approx(theirs.ppv, abs=0.01)
     assert result.as_dict()["ood"]["energy"]["components"]["f1"] == ours.f1
+    assert result.as_dict()["ood"]["energy"]["smallest_components"] == vars(sizes)
+    (row,) = detect(model, {"fog": data}, {"energy": scorer("energy")})  # the other verb says the same
+    assert (row.siou, row.ppv, row.f1) == pytest.approx((ours.siou, ours.ppv, ours.f1), abs=0.01)
 
 
 def scikit_learn(truth: np.ndarray, values: Tensor) -> dict[str, float]:
