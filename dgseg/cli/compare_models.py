@@ -14,6 +14,7 @@ from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.dataset import Dataset
 from dgseg.evaluation import Evaluation, evaluate, protocol_named
+from dgseg.evaluation.bootstrap import ALL
 from dgseg.evaluation.comparison import (
     EXTRAS,
     RULE,
@@ -76,6 +77,8 @@ def main(arguments: argparse.Namespace) -> int:
     with plain_messages("dgseg compare-models"):
         _check(arguments)
         datasets = [scored_dataset(spec) for spec in arguments.data]
+        if any(dataset.domain == ALL for dataset in datasets):
+            raise ValueError(f"{ALL} is what the mean over domains is called: give that folder another name (domain=…)")
         device = model_arguments.torch_device(arguments.device)
         models = two_models.loaded(arguments, device)
         a, b = _evaluations(arguments, models, datasets, device)

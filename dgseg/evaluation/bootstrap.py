@@ -52,6 +52,8 @@ def paired_bootstrap(
     a, b: domain -> int64 [images, 3, C], the same images in the same order for both."""
     if a.keys() != b.keys() or not a:
         raise ValueError(f"both models must be scored on the same domains; these are {sorted(a)} and {sorted(b)}")
+    if ALL in a and len(a) > 1:
+        raise ValueError(f"{ALL} is what the mean over domains is called: give the data set of that name another one")
     if not 0 < confidence < 1 or resamples < 1:
         raise ValueError(f"confidence must lie between 0 and 1, resamples be at least 1; got {confidence}, {resamples}")
     for domain in a:

@@ -76,6 +76,8 @@ def test_what_does_not_pair_is_refused():
         paired_bootstrap({"fog": a}, {"fog": b[1:]})
     with pytest.raises(ValueError, match="different images, or in different order"):
         paired_bootstrap({"fog": a}, {"fog": b[::-1]})
+    with pytest.raises(ValueError, match="another one"):
+        paired_bootstrap({"average": a, "fog": a}, {"average": b, "fog": b})
     with pytest.raises(ValueError, match="no image to resample"):
         paired_bootstrap({"fog": a[:0]}, {"fog": b[:0]})
     with pytest.raises(ValueError, match="no image has a labelled pixel"):
