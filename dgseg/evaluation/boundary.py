@@ -72,9 +72,9 @@ class BoundaryErrors(Tally):
         """[bands + 1]."""
         return np.array([band.pixels for band in self._per_band()])
 
-    def trimap(self) -> list[Scores]:
-        """Per radius, the scores of all pixels within it; then those of every pixel."""
-        return [scores(table) for table in self.counts["pixels"].cumsum(0)]
+    def trimap(self, classes: Sequence[int] | None = None) -> list[Scores]:
+        """Per radius, the scores of all pixels within it; then those of every pixel. classes: of these alone."""
+        return [scores(table, classes) for table in self.counts["pixels"].cumsum(0)]
 
     def _per_band(self) -> list[Scores]:
         return [scores(table) for table in self.counts["pixels"]]
@@ -115,11 +115,15 @@ class BoundaryIou(Tally):
         height, width = labels.shape[1:]
         return max(1, round(self.ratio * math.hypot(height, width)))
 
-    def class_iou(self) -> Floats:
-        return class_iou(self.counts["parts"].cpu().numpy())
+    def class_iou(self, classes: Sequence[int] | None = None) -> Floats:
+        return class_iou(self._parts(classes))
 
-    def mean_iou(self) -> float:
-        return float(mean_iou(self.counts["parts"].cpu().numpy()))
+    def mean_iou(self, classes: Sequence[int] | None = None) -> float:
+        return float(mean_iou(self._parts(classes)))
+
+    def _parts(self, classes: Sequence[int] | None) -> npt.NDArray[np.int64]:
+        parts: npt.NDArray[np.int64] = self.counts["parts"].cpu().numpy()
+        return parts if classes is None else parts[:, list(classes)]
 
 
 def _near_edge(maps: Tensor, distance: int) -> Tensor:

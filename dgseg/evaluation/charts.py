@@ -78,14 +78,14 @@ def boundary_errors(tallies: Mapping[str, BoundaryErrors]) -> Figure:
     return figure
 
 
-def trimap_curves(tallies: Mapping[str, BoundaryErrors]) -> Figure:
-    """mIoU of the pixels within a distance of a boundary, and of all of them."""
+def trimap_curves(tallies: Mapping[str, BoundaryErrors], classes: Sequence[int] | None = None) -> Figure:
+    """mIoU of the pixels within a distance of a boundary, and of all of them. classes: over these alone."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     _same_bands(tallies)
     radii = next(iter(tallies.values())).radii
     for style, (name, tally) in zip(_styles(), tallies.items(), strict=False):
-        axes.plot(range(len(radii) + 1), [100 * found.miou for found in tally.trimap()], label=name, **style)
+        axes.plot(range(len(radii) + 1), [100 * found.miou for found in tally.trimap(classes)], label=name, **style)
     axes.set_xticks(range(len(radii) + 1), [*(f"≤ {radius} px" for radius in radii), "all"])
     axes.set(xlabel="pixels within this distance of a boundary", ylabel="mIoU, %", ylim=(0, None))
     axes.legend()

@@ -132,8 +132,13 @@ class Counts:
         return other
 
     def skip(self, dataset: int, index: int, reason: str) -> None:
-        self.corrupt[self.datasets[dataset].id(index)] = reason
-        self.results[domain_of(self.datasets[dataset], index)].seen.counts["images"][1] += 1
+        source = self.datasets[dataset]
+        domain, sample = domain_of(source, index), source.id(index)
+        # Several folders, or packs of them, have images of the same id.
+        if [each.name for each in self.datasets].count(source.name) > 1:
+            sample = f"{domain}: {sample}"
+        self.corrupt[sample] = reason
+        self.results[domain].seen.counts["images"][1] += 1
 
     def count(self, loaded: Loaded) -> None:
         with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):

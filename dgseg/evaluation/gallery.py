@@ -22,7 +22,8 @@ from dgseg.models.base import SegmentationModel
 def spread(result: DomainResult, count: int) -> list[tuple[str, str]]:
     """(sample id, caption) of `count` images at equal steps of rank in mIoU: the worst first, the best last."""
     assert result.per_image is not None, "the evaluation counts images"
-    mious = mean_iou(result.per_image.parts)
+    parts = result.per_image.parts
+    mious = mean_iou(parts if result.classes is None else parts[..., list(result.classes)])
     ids = result.per_image.scored_ids
     scored = [place for place in np.argsort(mious, kind="stable").tolist() if not np.isnan(mious[place])]
     if not scored:  # a set that names no classes

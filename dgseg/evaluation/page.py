@@ -135,10 +135,11 @@ def _boundaries(found: Evaluation) -> str:
         name: plot(charts.class_boundary_errors(tally, class_names(tally.num_classes)), f"{name}: errors by class")
         for name, tally in counted.items()
     }
+    curves = charts.trimap_curves(counted, parts[0][1].classes)
     return (
         "<div class=pair>"
         f"<div><h3>How often pixels are wrong</h3>{plot(charts.boundary_errors(counted), 'error by distance')}</div>"
-        f"<div><h3>mIoU near boundaries</h3>{plot(charts.trimap_curves(counted), 'mIoU within a distance')}</div>"
+        f"<div><h3>mIoU near boundaries</h3>{plot(curves, 'mIoU within a distance')}</div>"
         "</div>" + table_of(_named(found, "Wrong pixels")) + "<h3>By class</h3>" + tabs("boundary", per_class)
     )
 

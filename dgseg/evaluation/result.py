@@ -130,12 +130,12 @@ class DomainResult:
                 "error": _numbers(self.boundary.error()),
                 "class_error": dict(zip(names, map(_numbers, self.boundary.class_error().T), strict=True)),
                 "trimap_radii": [*self.boundary.radii, None],
-                "trimap_miou": [_number(each.miou) for each in self.boundary.trimap()],
+                "trimap_miou": [_number(each.miou) for each in self.boundary.trimap(self.classes)],
             }
         if self.boundary_iou is not None:
             found["boundary_iou"] = {
-                "mean": _number(self.boundary_iou.mean_iou()),
-                "iou": dict(zip(names, _numbers(self.boundary_iou.class_iou()), strict=True)),
+                "mean": _number(self.boundary_iou.mean_iou(self.classes)),
+                "iou": dict(zip(chosen, _numbers(self.boundary_iou.class_iou(self.classes)), strict=True)),
             }
         if self.calibration is not None:
             result = self.calibration.result()
@@ -162,7 +162,8 @@ class DomainResult:
 class Evaluation:
     domains: Mapping[str, DomainResult]  # "acdc" before "acdc/fog" …
     protocol: Protocol
-    corrupt: Mapping[str, str]  # sample id -> what is wrong with its file; these images are in no score
+    # sample id (domain: id where data sets are of one kind) -> what is wrong with its file; these are in no score
+    corrupt: Mapping[str, str]
     seconds: float  # of the slowest rank, loading included
 
     @property

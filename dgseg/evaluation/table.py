@@ -72,7 +72,7 @@ def _boundary(found: Evaluation) -> Table:
         if result.boundary is not None and result.boundary_iou is not None and result.scores.pixels:
             head = ("domain", *result.boundary.names, "boundary IoU")
             errors = [percent(float(error), 1) for error in result.boundary.error()]
-            rows.append((name, *errors, percent(result.boundary_iou.mean_iou(), 1)))
+            rows.append((name, *errors, percent(result.boundary_iou.mean_iou(result.classes), 1)))
     return Table("Wrong pixels by distance to the nearest class boundary, %", head, tuple(rows))
 
 

@@ -32,9 +32,11 @@ from dgseg.evaluation import (
     outside_map,
     protocol_named,
 )
+from dgseg.evaluation.confusion import mean_iou
 from dgseg.evaluation.counting import OOD_KINDS, component_sizes
 from dgseg.evaluation.detection import detect
 from dgseg.evaluation.evaluate import EXTRAS
+from dgseg.evaluation.gallery import spread
 from dgseg.evaluation.loading import resized, scored_dataset
 from dgseg.evaluation.scorers import scorer
 from dgseg.models import build, predict_logits
@@ -281,6 +283,18 @@ def test_a_damaged_file_is_named_skipped_and_counted(tmp_path):
     assert torch.equal(without.domains["mine"].confusion.matrix, found.domains["mine"].confusion.matrix)
 
 
+def test_damaged_files_of_one_id_are_all_named(tmp_path):
+    for folder in ("one", "two"):
+        for number in range(2):
+            trees.image(tmp_path / folder / f"images/{number}.png", number, (16, 24))
+            trees.grey(tmp_path / folder / f"labels/{number}.png", trees.ids([*range(19)], (16, 24)))
+        (tmp_path / folder / "images/1.png").write_bytes(b"nothing")
+    data = [open_dataset("folder", tmp_path / folder) for folder in ("one", "two")]
+    found = evaluate(Colours().eval(), data, NATIVE, extras=["ood", "components"])
+    assert sorted(found.corrupt) == ["one: folder/1", "two: folder/1"]
+    assert [result.corrupt for result in found.domains.values()] == [1, 1]
+
+
 def test_loading_processes_change_nothing():
     data = [Pixels([(16, 24)] * 5 + [(20, 24)], broken=[1]), from_spec("streets=fog,size=32x64,length=3,unknown=true")]
     one, two = (evaluate(Colours().eval(), data, NATIVE, batch_size=2, workers=w, extras=EXTRAS) for w in (0, 2))
@@ -417,9 +431,16 @@ def test_every_image_is_shown_and_progress_ends():
 
 def test_synthia_on_16_classes():
     data = [Pixels([(16, 24)] * 2)]
-    found = evaluate(Colours().eval(), data, NATIVE, classes=SYNTHIA_16)
+    found = evaluate(Colours().eval(), data, NATIVE, classes=SYNTHIA_16, extras=["boundary", "images"])
     every = evaluate(Colours().eval(), data, NATIVE).domains["pixels"].scores
     assert found.domains["pixels"].scores.miou == pytest.approx(np.nanmean(every.iou[list(SYNTHIA_16)]))
+    result, content = found.domains["pixels"], found.domains["pixels"].as_dict()
+    assert content["boundary"]["trimap_miou"][-1] == result.scores.miou  # every pixel
+    near = content["boundary_iou"]
+    assert list(near["iou"]) == list(content["iou"])
+    assert near["mean"] == pytest.approx(np.mean([iou for iou in near["iou"].values() if iou is not None]))
+    mious = mean_iou(result.per_image.parts[..., list(SYNTHIA_16)])
+    assert spread(result, 1)[0][1] == f"worst of 2, mIoU {100 * mious.min():.1f}"
     assert "16 classes" in found.describe()
     assert "terrain, truck, train" in found.describe()
 
