@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     with plain_messages("dgseg compare-models"):
         _check(arguments)
+        model_arguments.check_outputs(arguments.html, folders=[arguments.out])
         datasets = [scored_dataset(spec) for spec in arguments.data]
         if any(dataset.domain == ALL for dataset in datasets):
             raise ValueError(f"{ALL} is what the mean over domains is called: give that folder another name (domain=…)")

@@ -84,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     with plain_messages("dgseg detect"):
         _check(arguments)
+        model_arguments.check_outputs(arguments.json, arguments.csv)
         datasets = _datasets(arguments.data)
         training = None if arguments.fit is None else scored_dataset(arguments.fit)
         device = model_arguments.torch_device(arguments.device)

@@ -49,6 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
         if min(arguments.images, arguments.pixels) < 1:
             raise ValueError("--images and --pixels must be at least 1")
         classes = _classes(arguments.classes)
+        model_arguments.check_outputs(arguments.out, arguments.json)
         datasets = [scored_dataset(spec) for spec in arguments.data]
         device = model_arguments.torch_device(arguments.device)
         models = two_models.loaded(arguments, device)

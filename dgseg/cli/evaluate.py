@@ -98,6 +98,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise ValueError("--pictures goes into a report (--html FILE) or a folder (--panels FOLDER): name one")
         if not arguments.weights.is_file():
             raise ValueError(f"there is no weights file at {arguments.weights}")
+        model_arguments.check_outputs(arguments.json, arguments.csv, arguments.html, folders=[arguments.panels])
         with local_ranks(arguments.processes, _scored, arguments, arguments.device) as world:
             model, datasets, found = _scored(arguments, world)
         if not world.first:

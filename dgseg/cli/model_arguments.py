@@ -2,6 +2,8 @@
 
 import argparse
 import ast
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,17 @@ def add_weights_arguments(parser: argparse.ArgumentParser, *, required: bool = T
 
 def from_weights(arguments: argparse.Namespace) -> SegmentationModel:
     return trained(arguments.weights, arguments.model, arguments.num_classes, dict(arguments.options))
+
+
+def check_outputs(*files: Path | None, folders: Sequence[Path | None] = ()) -> None:
+    """Before an hour of scoring: makes the folders that results go to, and refuses what cannot be written there."""
+    for path in filter(None, files):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: name a file in it")
+    for folder in {*(path.parent for path in filter(None, files)), *filter(None, folders)}:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ValueError(f"nothing can be written into {folder}")
 
 
 def torch_device(name: str) -> torch.device:

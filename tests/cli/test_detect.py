@@ -96,10 +96,15 @@ def test_an_image_that_cannot_be_read_is_named_and_skipped(
 
 
 def test_the_table_comes_before_a_file_that_cannot_be_written(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        main(["detect", f"{weights}:energy", *DATA, "--device", "cpu", "--json", str(tmp_path)])
+    words = ["detect", f"{weights}:energy", *DATA, "--device", "cpu", "--json", str(tmp_path)]
+    with pytest.raises(SystemExit, match="is a folder"):
+        main(words)
+    assert "mine: energy" not in capsys.readouterr().out
+    monkeypatch.setattr("dgseg.cli.model_arguments.check_outputs", lambda *files: None)  # the disk fills up meanwhile
+    with pytest.raises(SystemExit, match="Is a directory"):
+        main(words)
     assert "mine: energy" in capsys.readouterr().out
 
 

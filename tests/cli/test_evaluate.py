@@ -73,6 +73,15 @@ class References(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.parametrize("option", ["--json", "--csv", "--html"])
+def test_a_file_that_cannot_be_written_is_refused_before_scoring(run, tmp_path, capsys, option):
+    (tmp_path / "taken").write_text("")
+    for path, message in ((tmp_path, "is a folder"), (tmp_path / "taken/f", "taken")):
+        with pytest.raises(SystemExit, match=message):
+            run(option, path)
+    assert "mIoU" not in capsys.readouterr().out
+
+
 def test_every_output_says_the_same(run, weights, tmp_path, capsys):
     assert run("--json", "s.json", "--csv", "s.csv", "--html", "out/s.html", "--panels", "p", data=DATA) == 0
     out = capsys.readouterr().out
