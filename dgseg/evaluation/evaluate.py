@@ -159,6 +159,11 @@ def check(
         if len(dataset) == 0:
             raise DataError(f"{dataset.name} has no samples: mend its list of files")
         protocol.image_size(dataset.name, (1, 1))
+        if protocol.others == "refused" and getattr(dataset, "resized", False):
+            raise DataError(
+                f"the protocol {protocol.name} compares at the size of the labels as they were published, and those of "
+                f"{dataset.domain} were resized when they were packed: score the files themselves, or use native"
+            )
     names = [dataset.domain for dataset in datasets]
     for place, name in enumerate(names):
         # "acdc" would hold "acdc/fog" twice.

@@ -3,6 +3,7 @@
 A batch is a function of the data sets and the batch size alone, and ranks share out batches: the same images meet in
 one pass of the model for any number of ranks, which is what makes their scores equal to the last digit."""
 
+import warnings
 from bisect import bisect_right
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from dgseg.data.dataset import CorruptFile, DataError, Dataset
+from dgseg.data.dataset import CorruptFile, DataError, Dataset, DataWarning
 from dgseg.data.datasets import dataset_class, from_spec, open_dataset, parse_spec
 from dgseg.data.sample import Sample
 from dgseg.data.workers import death_of, end, new_workers
@@ -30,7 +31,15 @@ def scored_dataset(text: str) -> Dataset:
     kind = dataset_class(spec.name)
     if spec.split is None and getattr(kind, "default_split", None) == "train" and "val" in getattr(kind, "splits", ()):
         return open_dataset(spec.name, spec.path, "val", **spec.options)
-    return from_spec(text)
+    dataset = from_spec(text)
+    if getattr(dataset, "resized", False):
+        warnings.warn(
+            f"{text}: the labels were resized when they were packed; scores do not compare with those of "
+            f"{dataset.domain}'s own files",
+            DataWarning,
+            stacklevel=2,
+        )
+    return dataset
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dgseg.data import Dataset, Sample, from_spec, open_dataset
-from dgseg.data.dataset import CorruptFile
+from dgseg.data.dataset import CorruptFile, DataError
 from dgseg.data.labels import CITYSCAPES_IDS
+from dgseg.data.pack import Settings, pack
 from dgseg.evaluation import (
     PROTOCOLS,
     SYNTHIA_16,
@@ -35,7 +36,7 @@ from dgseg.evaluation import (
 from dgseg.evaluation.confusion import mean_iou
 from dgseg.evaluation.counting import OOD_KINDS, component_sizes
 from dgseg.evaluation.detection import detect
-from dgseg.evaluation.evaluate import EXTRAS
+from dgseg.evaluation.evaluate import EXTRAS, check
 from dgseg.evaluation.gallery import spread
 from dgseg.evaluation.loading import resized, scored_dataset
 from dgseg.evaluation.scorers import scorer
@@ -488,3 +489,19 @@ def test_a_split_that_is_scored_is_the_default(tmp_path):
     with pytest.warns(UserWarning, match="the provider ships 500"):
         assert scored_dataset(f"cityscapes={tmp_path}").split == "val"
     assert scored_dataset("streets=fog").split == "test"
+
+
+def test_labels_that_a_pack_resized_are_no_published_protocols(tmp_path):
+    trees.cityscapes(tmp_path / "city", "val", ("lindau",), 1)
+    with pytest.warns(UserWarning, match="the provider ships 500"):
+        source = open_dataset("cityscapes", tmp_path / "city", "val")
+    height, width = source[0].size
+    pack(source, tmp_path / "same", Settings())
+    pack(source, tmp_path / "small", Settings(size=(height // 2, width // 2)))
+    paper = PROTOCOLS["paper-daformer"]
+    check([scored_dataset(f"packed={tmp_path}/same")], paper, batch_size=1, workers=0, extras=())
+    with pytest.warns(UserWarning, match="resized when they were packed"):
+        small = scored_dataset(f"packed={tmp_path}/small")
+    check([small], NATIVE, batch_size=1, workers=0, extras=())
+    with pytest.raises(DataError, match="score the files themselves"):
+        check([small], paper, batch_size=1, workers=0, extras=())

@@ -45,6 +45,11 @@ class Packed(Dataset):
             raise CorruptFile(self.root / "index.npy", "does not fit its manifest; pack again into another folder")
         self._files = _Files()
 
+    @property
+    def resized(self) -> bool:
+        """Whether any sample has another size than its source had."""
+        return bool((self._index["size"] != self._index["source_size"]).any())
+
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root}
 
