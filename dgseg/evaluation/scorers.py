@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dgseg.data.labels import OUT_OF_DISTRIBUTION
 from dgseg.models.base import SegmentationModel
+from dgseg.models.inference import padded
 from dgseg.models.prediction import Prediction
 
 # (model, normalised images whose sides the model takes) -> [N, h, w] at any resolution
@@ -22,17 +23,17 @@ Scorer = Callable[[SegmentationModel, Tensor], Tensor]
 
 
 def anomaly_scores(model: SegmentationModel, images: Tensor, scorer: Scorer) -> Tensor:
-    """float32 [N, H, W] at the images' size. Sides that are no multiple of what the model needs are padded with the
-    mean colour, and the scores cropped back."""
+    """float32 [N, H, W] at the images' size. Sides that are too short, or no multiple of what the model needs, are
+    padded with the mean colour, as predict_logits does, and the scores cropped back."""
     if model.training:
         raise ValueError("scores need the model in eval mode: call model.eval() first")
-    model.check(images)
+    model.check(images, minimum=1)
     if images.dtype == torch.uint8:
         images = model.normalise(images)
     height, width = images.shape[-2:]
-    padded = F.pad(images, (0, -width % model.multiple, 0, -height % model.multiple))
-    scores = scorer(model, padded).float()
-    return _upsampled(model, scores[:, None], padded)[:, 0, :height, :width]
+    whole = padded(model, images)
+    scores = scorer(model, whole).float()
+    return _upsampled(model, scores[:, None], whole)[:, 0, :height, :width]
 
 
 def _upsampled(model: SegmentationModel, maps: Tensor, images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from dgseg.evaluation.detection import detect, means, scorers_of, table
 from dgseg.evaluation.scorers import SCORERS, MahalanobisFit, Odin, anomaly_scores, scorer
 from dgseg.models import Prediction, build
 from dgseg.models.base import SegmentationModel
+from dgseg.models.inference import predict_logits
 
 CLASSES, CHANNELS = 5, 6
 
@@ -192,6 +193,13 @@ def test_the_table_holds_what_the_metrics_say() -> None:
     twice = table({"mine": [row, dataclasses.replace(row, dataset="rain", auroc=0.0)]})
     assert twice.rows[-1][:3] == ("mine: learned", "mean", f"{50 * row.auroc:.2f}")
     assert twice.rules == {2}
+
+
+def test_images_smaller_than_the_model_takes_are_padded() -> None:
+    model, x = build("bisenet_mini").eval(), images(20, 37)
+    logits = predict_logits(model, x)
+    found = anomaly_scores(model, x, scorer("energy"))
+    assert torch.allclose(found, -logits.logsumexp(1), atol=1e-4)
 
 
 def test_a_set_without_unknown_objects_is_in_no_mean() -> None:
