@@ -89,6 +89,9 @@ def main(arguments: argparse.Namespace) -> int:
             print(f"{name}: {what}")
         print(how)
         print("\n".join(f"\n{plain(table)}" for table in (scores_table(found), boundary_table(found))))
+        for name in a.domains:
+            if name not in found.differences:
+                print(f"{name}: no image has a labelled pixel, there is nothing to compare")
         for sample, reason in a.corrupt.items():
             print(f"could not be read and is in no score: {sample}: {reason}")
         shown = {}

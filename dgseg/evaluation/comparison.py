@@ -48,7 +48,7 @@ class Comparison:
     @cached_property
     def better(self) -> dict[str, Better]:
         """Which model may be called better; an average is no better founded than its least domain."""
-        fewest = min(self.differences[name].images for name in self.a.domains)
+        fewest = min(each.images for name, each in self.differences.items() if name in self.a.domains)
         found: dict[str, Better] = {}
         for name, each in self.differences.items():
             if (each.images if name in self.a.domains else fewest) < FEWEST:
@@ -104,9 +104,13 @@ class Comparison:
 def compare(
     a: Evaluation, b: Evaluation, *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
 ) -> Comparison:
-    """Of one data set's conditions, each is compared and their sum; the average is over data sets."""
-    inside = [name for name in a.domains if "/" in name and name.partition("/")[0] in a.domains]
-    whole = [name for name in a.domains if name not in inside]
+    """Of one data set's conditions, each is compared and their sum; the average is over data sets. Domains without a
+    labelled pixel have nothing to compare."""
+    scored = [name for name, result in a.domains.items() if result.scores.pixels]
+    if not scored:
+        raise ValueError("no image has a labelled pixel")
+    inside = [name for name in scored if "/" in name and name.partition("/")[0] in a.domains]
+    whole = [name for name in scored if name not in inside]
     found: dict[str, Difference] = {}
     for names in (whole, inside):
         if names:
@@ -114,7 +118,7 @@ def compare(
             drawn = paired_bootstrap(*both, resamples=resamples, confidence=confidence, seed=seed)
             found |= {name: each for name, each in drawn.items() if names is whole or name in names}
     last = [name for name in found if name not in a.domains]
-    return Comparison(a, b, {name: found[name] for name in (*a.domains, *last)})
+    return Comparison(a, b, {name: found[name] for name in (*scored, *last)})
 
 
 def scores_table(found: Comparison) -> Table:

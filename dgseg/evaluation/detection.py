@@ -84,6 +84,10 @@ def detect(
                 raise DataError(f"{name}: none of its {count} images can be read")
             told = confusion.scores()
             for each, tally in tallies.items():
+                if not bool(tally.counts["scores"].any()):  # all is void
+                    nan = math.nan
+                    rows.append(Detection(name, each, nan, nan, nan, nan, nan, nan, told.miou, told.macc))
+                    continue
                 found = tally.result()
                 components = ComponentScores(sizes or component_sizes(dataset))
                 for index in range(sound):

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dgseg.cli import main
 from dgseg.models import build, save_weights
+from tests.data import trees
 
 DATA = ("--data", "streets=fog,size=32x64,length=10", "streets=night,size=32x64,length=10", "--device", "cpu")
 NARROW = ("--set-a", "width=8", "--set-a", "decoder=8", "--set-b", "width=8", "--set-b", "decoder=8")
@@ -51,6 +53,18 @@ def test_two_models(weights: list[Path], tmp_path: Path, capsys: pytest.CaptureF
         with Image.open(path) as picture:
             picture.load()
     assert page.read_text().startswith("<!doctype html>")
+
+
+def test_a_domain_without_labels_takes_no_other_along(
+    weights: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for number in range(2):
+        trees.image(tmp_path / f"void/images/{number}.png", number, (32, 64))
+        trees.grey(tmp_path / f"void/labels/{number}.png", np.full((32, 64), 255, np.uint8))
+    out = tmp_path / "out"
+    assert compare(*weights, "--data", f"folder={tmp_path}/void", "-o", out, "--html", out / "p.html") == 0
+    assert "void: no image has a labelled pixel" in capsys.readouterr().out
+    assert list(json.loads((out / "comparison.json").read_text())["domains"]) == ["fog", "night", "average"]
 
 
 def test_a_model_does_not_differ_from_itself(weights: list[Path], capsys: pytest.CaptureFixture[str]):

@@ -210,6 +210,19 @@ def test_a_set_without_unknown_objects_is_in_no_mean() -> None:
     assert means(rows)["fpr95"] == rows[0].fpr95 < 1
 
 
+def test_a_set_that_is_void_throughout_has_no_scores() -> None:
+    class Void(Streets):
+        def __getitem__(self, index: int) -> Any:
+            sample = super().__getitem__(index)
+            sample.label.fill_(255)
+            return sample
+
+    (row,) = detect(
+        Nineteen().eval(), {"some": Void("city", "test", size=(64, 128), length=2)}, {"energy": scorer("energy")}
+    )
+    assert all(math.isnan(value) for value in dataclasses.astuple(row)[2:])
+
+
 def test_mahalanobis_is_fitted_to_as_many_images_as_asked_for() -> None:
     class Counted(Streets):
         def __getitem__(self, index: int) -> Any:
