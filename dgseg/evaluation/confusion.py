@@ -55,7 +55,13 @@ class Confusion(Tally):
         """logits [N, C, h, w] at label size or below: upsampled inside, never stored. labels [N, H, W]: classes, 254
         and 255, which do not count. Returns the counts of these images alone."""
         check_logits(logits, labels, self.num_classes)
-        return self._add(segmentation_counts(logits, void_unlabelled(labels), num_classes=self.num_classes))
+        try:
+            counts = segmentation_counts(logits, void_unlabelled(labels), num_classes=self.num_classes)
+        except RuntimeError as error:
+            if "map raw ids" not in str(error):
+                raise
+            raise ValueError(str(error)) from error  # what is wrong with labels is said, without a traceback
+        return self._add(counts)
 
     def update_labels(self, predicted: Tensor, labels: Tensor) -> Tensor:
         """predicted [N, H, W]: classes, or 254 and 255 for void predictions. Returns the counts of these alone."""

@@ -177,7 +177,7 @@ def test_what_cannot_be_right_is_refused():
     broken[0, 3, 1, 1] = math.nan
     with pytest.raises(ValueError, match="NaN at batch index 0"):
         confusion.update(broken, labels)
-    with pytest.raises((ValueError, RuntimeError), match="labels hold 33"):  # by way of the operator's dispatcher
+    with pytest.raises(ValueError, match="labels hold 33"):
         confusion.update(torch.zeros(1, 19, 2, 2), labels + 33)
     with pytest.raises(ValueError, match=r"predictions hold 33.*map raw ids"):
         confusion.update_labels(labels + 33, labels)
