@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from dgseg.data import Dataset, from_spec
 from dgseg.data.labels import CLASSES
 from dgseg.evaluation import Evaluation, Seeing, evaluate, predicted_labels
+from dgseg.evaluation.evaluate import check
 from dgseg.evaluation.pictures import Example, panel
 from dgseg.evaluation.protocols import protocol_named
 from dgseg.models.base import SegmentationModel
@@ -29,6 +30,8 @@ class Scoring:
             "validation": [from_spec(spec) for spec in data.validation],
             "test": [from_spec(spec) for spec in data.test],
         }
+        for datasets in filter(None, self.datasets.values()):  # before the first step, not after the last
+            check(datasets, self.protocol, batch_size=data.test_batch, workers=data.loaders, extras=())
 
     def validation(self, strategy: Strategy, step: int) -> ScoreReport:
         with strategy.scored_model() as model:

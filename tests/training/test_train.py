@@ -218,6 +218,7 @@ def test_a_name_belongs_to_one_recipe(tmp_path: Path) -> None:
         ({"train.ema": 1.5}, {}, "train.ema is the decay"),
         ({}, {"strategy": "fsdp"}, "fsdp needs several workers"),
         ({}, {"deepspeed": "x.json"}, "needs the strategy deepspeed"),
+        ({"data.protocol": "paper-daformer"}, {}, "says nothing about 'streets'"),
     ],
 )
 def test_refused_before_anything_is_trained(
