@@ -95,15 +95,19 @@ def main(arguments: argparse.Namespace) -> int:
         def complain(name: str, error: CorruptFile) -> None:
             broken[f"{name}: {error.path}"] = error.message  # once, for all models
 
-        with progress_bar("images", images * len(arguments.models)) as progress:
-            for each in arguments.models:
-                model = trained(each.weights).to(device)
-                scorers = scorers_of(model, each.scorers, training, arguments.fit_images)
-                found[each.label] = detect(
+        # All are there, and can be asked so, before the first is.
+        ready = {}
+        for each in arguments.models:
+            model = trained(each.weights).to(device)
+            ready[each.label] = model, scorers_of(model, each.scorers, training, arguments.fit_images)
+        with progress_bar("images", images * len(ready)) as progress:
+            for label, (model, scorers) in ready.items():
+                found[label] = detect(
                     model, datasets, scorers, limit=arguments.limit, complain=complain, progress=progress
                 )
         # First of all: a file that cannot be written must not take the scores along.
         print(plain(table(found)))
+        print(f"\n{', '.join(f'{name}: {_images(each, arguments.limit)}' for name, each in datasets.items())}")
         if broken:
             print(f"\n{len(broken)} images could not be read and are in no score:")
             for where, reason in list(broken.items())[:10]:
@@ -113,6 +117,11 @@ def main(arguments: argparse.Namespace) -> int:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(path, arguments.models, found)
     return 1 if broken else 0
+
+
+def _images(dataset: Dataset, limit: int | None) -> str:
+    count = len(dataset)
+    return f"{count} images" if limit is None or limit >= count else f"{limit} of {count} images"
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "mine" / "weights.safetensors"
     path.parent.mkdir()
     save_weights(build("deeplabv3plus_mobilenetv2", uncertainty=True), path)
+    save_weights(build("bisenet_mini"), path.with_name("bare.safetensors"))
     return path
 
 
@@ -44,6 +45,7 @@ def test_every_scorer_has_its_rows(weights: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["{}:energy", "bare={bare}:learned"], "has no uncertainty head to ask"),
         (["{}:mahalanobis"], "name them with --fit"),
         (["{}:energy", "{}:entropy"], "two models are called"),
         (["nowhere.safetensors:energy"], "no weights file at"),
@@ -55,7 +57,15 @@ def test_what_cannot_be_asked_is_said(
     weights: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as status:
-        main(["detect", *(word.format(weights) for word in words), *DATA, "--device", "cpu"])
+        main(
+            [
+                "detect",
+                *(word.format(weights, bare=weights.with_name("bare.safetensors")) for word in words),
+                *DATA,
+                "--device",
+                "cpu",
+            ]
+        )
     assert status.value.code
     assert message in str(status.value.code) + capsys.readouterr().err
 

@@ -126,10 +126,16 @@ def test_a_study_from_the_first_step_to_the_report(grid: Grid, tmp_path: Path):
         picture.load()
 
 
+def spoil(folder: Path) -> None:
+    """A run that was begun, whose recipe nobody can read."""
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("no recipe")
+    (folder / "weights.safetensors").write_bytes(b"")
+
+
 def test_a_run_that_fails_is_told_of_and_the_others_go_on(grid: Grid, tmp_path: Path):
     runs, storage = plan(grid, (0,)), str(tmp_path / "runs")
-    (tmp_path / "runs" / runs[0].name).mkdir(parents=True)
-    (tmp_path / "runs" / runs[0].name / "recipe.yaml").write_text("no recipe")
+    spoil(tmp_path / "runs" / runs[0].name)
     outcome = execute(runs, storage, device="cpu", say=lambda _: None)
     assert not outcome.whole
     assert list(outcome.failed) == [runs[0].name]
@@ -215,8 +221,7 @@ def test_stages_begin_with_each_others_weights_and_are_asked_for_unknown_objects
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_begins_with_a_run_that_failed_is_not_begun(chained: Grid, tmp_path: Path, workers: int):
     runs, storage = plan(chained, (0,)), str(tmp_path / "runs")
-    (tmp_path / "runs" / runs[0].name).mkdir(parents=True)
-    (tmp_path / "runs" / runs[0].name / "recipe.yaml").write_text("no recipe")
+    spoil(tmp_path / "runs" / runs[0].name)
     outcome = execute(runs, storage, workers=workers, device="cpu", say=lambda _: None)
     assert list(outcome.failed) == [runs[0].name, runs[3].name]
     assert outcome.failed[runs[3].name] == f"{runs[0].name}, which it begins with, failed"
