@@ -6,6 +6,7 @@ so has nothing that could disagree with them: it is told numbers alone, for Tune
 
 import os
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -44,7 +45,8 @@ def run_on_ray(
     command = replace(command, run=replace(command.run, storage=absolute_storage(command.run.storage)))
     storage = open_storage(command.run.storage)
     storage.check_writable()
-    mark = f".launched-{command.run.name or command.recipe.name}"
+    # Of this launch alone: a second one of the name, which is refused, takes its own away and not the first one's.
+    mark = f".launched-{command.run.name or command.recipe.name}-{uuid.uuid4().hex}"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
     try:

@@ -68,9 +68,12 @@ def test_what_a_user_can_mend_is_told_once_and_not_tried_again(
     from dgseg.launch.ray import run_on_ray
 
     marks = tmp_path / "marks"
+    others = tmp_path / ".launched-run"  # of a first launch of the name, whose restarted workers look for it
+    others.touch()
     error = ValueError("labels hold 200 at frankfurt.png")
     with pytest.raises(ValueError, match=f"^{error}$"):
         run_on_ray(command(tmp_path, workers=2), listeners=disturbed(marks, fail=(1, error)))
+    assert others.exists()
     assert attempts(marks) == 1
     assert "Traceback" not in capsys.readouterr().err
 
