@@ -16,6 +16,7 @@ from dgseg.launch.local import run_here
 from dgseg.launch.records import maker, tracking
 from dgseg.launch.summary import show
 from dgseg.training.progress import Progress
+from dgseg.training.storage import run_folder
 from dgseg.training.train import RunResult
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def status(command: Command, result: RunResult, config: "MlflowConfig | None") -
         console = Console(highlight=False)
         show(result, command.recipe.name, console)
         if config is not None:
-            console.print(f"record    {config.how_to_open(result.folder)}", soft_wrap=True)
+            folder = run_folder(result.folder, command.run.storage, command.run.name or command.recipe.name)
+            console.print(f"record    {config.how_to_open(folder)}", soft_wrap=True)
     asked = command.run.stop_after is not None and result.step >= command.run.stop_after
     return 0 if result.status == "finished" or asked else 130

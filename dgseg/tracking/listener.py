@@ -26,6 +26,7 @@ from dgseg.recipes import to_yaml
 from dgseg.tracking import facts, place, tables
 from dgseg.tracking.spool import CLOSING, FILES, IDENTITY, STATE, Writer, read_json, write_json
 from dgseg.training.listener import CheckpointReport, Listener, RunEnd, RunStart, ScoreReport, StepReport
+from dgseg.training.storage import Storage, run_folder
 
 Report = TypeVar("Report")
 
@@ -63,10 +64,10 @@ class MlflowConfig:
     def build(self) -> "MlflowListener":
         return MlflowListener(self)
 
-    def how_to_open(self, folder: str) -> str:
+    def how_to_open(self, folder: Storage) -> str:
         """One line for the user on the run that this folder holds."""
         listener = self.build()
-        listener._identity = place.identity_in(folder, IDENTITY) or {}
+        listener._identity = place.identity_in(folder, IDENTITY)
         return listener.how_to_open()
 
 
@@ -122,8 +123,9 @@ class MlflowListener(Listener):
     def on_start(self, start: RunStart) -> None:
         recipe = facts.parameters(start.recipe)
         self.spool = place.spool_folder(start.folder)
+        folder = run_folder(start.folder, start.run.storage, start.name)
         # The folder knows best; a checkpoint that was moved to another folder still knows its run.
-        known = place.identity_in(start.folder, IDENTITY) or self._identity
+        known = place.identity_in(folder, IDENTITY) or self._identity
         if start.step == 0 and known.get("recipe", recipe) != recipe:  # the same name for another run
             self.spool.rename(self.spool.with_name(f"mlflow-{known['key'][:8]}"))
             known = {}
@@ -142,7 +144,7 @@ class MlflowListener(Listener):
         for old in (CLOSING, STATE):
             (self.spool / old).unlink(missing_ok=True)
         write_json(self.spool / IDENTITY, self._identity)
-        place.keep_identity(start.folder, self._identity)
+        place.keep_identity(folder, self._identity)
         self._writer = Writer(self.spool, "training")
         self._files = max((int(path.name) for path in (self.spool / FILES).glob("*")), default=0)
         self._append(op="open")

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from dgseg.tracking.spool import read_json
+from dgseg.training.storage import Storage
 
 # MLflow's own are minutes long; a request that fails here is made again, in order, for as long as the run lives.
 HTTP = {
@@ -55,32 +56,21 @@ def spool_folder(run_folder: str) -> Path:
     return Path(tempfile.gettempdir()) / f"dgseg-{getpass.getuser()}" / f"mlflow-{digest}"
 
 
-def identity_in(run_folder: str, name: str) -> dict[str, Any]:
+def identity_in(folder: Storage, name: str) -> dict[str, Any]:
     """What an earlier process of the run left, {} for a new run. Of a run in a bucket only its key, so that another
     machine goes on with it."""
-    local = read_json(spool_folder(run_folder) / name)
-    if "://" not in run_folder:
+    local = read_json(spool_folder(folder.url) / name)
+    if folder.local is not None:
         return local
-    from pyarrow import fs
-
-    system, path = fs.FileSystem.from_uri(run_folder)
-    target = f"{path.rstrip('/')}/{_REMOTE_NAME}"
-    if system.get_file_info(target).type is not fs.FileType.File:
+    if not folder.exists(_REMOTE_NAME):
         return {}
-    with system.open_input_stream(target) as file:
-        kept: dict[str, Any] = json.loads(file.read())
+    kept: dict[str, Any] = json.loads(folder.read(_REMOTE_NAME))
     return local if local.get("key") == kept["key"] else kept
 
 
-def keep_identity(run_folder: str, identity: dict[str, Any]) -> None:
-    if "://" not in run_folder:
-        return
-    from pyarrow import fs
-
-    system, path = fs.FileSystem.from_uri(run_folder)
-    system.create_dir(path, recursive=True)
-    with system.open_output_stream(f"{path.rstrip('/')}/{_REMOTE_NAME}") as file:
-        file.write(json.dumps({name: identity[name] for name in ("key", "started")}).encode())
+def keep_identity(folder: Storage, identity: dict[str, Any]) -> None:
+    if folder.local is None:
+        folder.write(_REMOTE_NAME, json.dumps({name: identity[name] for name in ("key", "started")}).encode())
 
 
 def use_short_timeouts() -> None:

@@ -1,10 +1,13 @@
 """Every report of a run as a line of JSON in its folder: what stays when nobody else listened."""
 
 import json
+import logging
 from typing import Any
 
 from dgseg.training.listener import Listener, RunEnd, RunStart, ScoreReport, StepReport
-from dgseg.training.storage import Storage, open_storage
+from dgseg.training.storage import Storage, run_folder
+
+log = logging.getLogger("dgseg.training")
 
 FILE = "metrics.jsonl"
 
@@ -19,8 +22,8 @@ class Journal(Listener):
         self._folder: Storage | None = None
 
     def on_start(self, start: RunStart) -> None:
-        self._folder = open_storage(start.folder)
-        if self._resumed:
+        self._folder = run_folder(start.folder, start.run.storage, start.name)
+        if self._resumed and self._folder.exists(FILE):
             self._lines = self._folder.read(FILE).decode().splitlines()[: self._resumed]
         self._add("start", start.step, world_size=start.world_size, device=start.device)
 
@@ -57,5 +60,9 @@ class Journal(Listener):
         self._lines.append(json.dumps({"kind": kind, "step": step, **values}))
 
     def _write(self) -> None:
+        """A full disk is the checkpoint's to tell: a listener's error would stand before it."""
         if self._folder is not None:
-            self._folder.write(FILE, ("\n".join(self._lines) + "\n").encode())
+            try:
+                self._folder.write(FILE, ("\n".join(self._lines) + "\n").encode())
+            except OSError as error:
+                log.warning("%s could not be written (%s)", self._folder.where(FILE), error.strerror or error)

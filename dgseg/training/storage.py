@@ -95,6 +95,12 @@ def open_storage(url: str | Path) -> Storage:
     return LocalStorage(Path(unquote(rest) if separator else url))
 
 
+def run_folder(url: str, storage: str, name: str) -> Storage:
+    """A run's folder, by what messages call it. That of a URI lacks what follows its question mark, an endpoint or a
+    region, which only the user's own address of the storage has."""
+    return open_storage(storage).folder(name) if "://" in url else open_storage(url)
+
+
 def held(storage: Storage, busy: Busy) -> Busy:
     return Busy(
         f"another run works on {storage.url}: {busy}. Wait for it, stop it, or choose another name with --run.name"

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from dgseg.tracking import facts, place, tables
+from dgseg.training.remote_storage import ArrowStorage
 from tests.tracking import fake_training
 
 
@@ -62,7 +64,8 @@ def test_uris_mean_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_run_in_a_bucket_is_known_on_another_machine(tmp_path: Path):
-    folder = (tmp_path / "bucket" / "run").as_uri()
+    files = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    folder = ArrowStorage(files, "bucket/run", f"test://{tmp_path}/bucket/run")
     assert place.identity_in(folder, "run.json") == {}
     place.keep_identity(folder, {"key": "abc", "started": 5, "uri": "http://host"})
     assert place.identity_in(folder, "run.json") == {"key": "abc", "started": 5}
