@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,10 @@ class Checkpoints:
         if writing is not None:
             writing.result()
 
+    def begun(self) -> bool:
+        """Whether anything was ever saved, damaged or not."""
+        return bool(self._names(every=True))
+
     def latest(self) -> Found | None:
         """By manifest and sizes; load reads the bytes too."""
         found = self._valid()
@@ -240,6 +245,9 @@ class Checkpoints:
         except OSError:
             latest = None
         said = f"{error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+        if not isinstance(error, OSError) and self.storage.local is not None:  # torch does not say that a disk is full
+            with suppress(OSError):
+                said += f"; {shutil.disk_usage(self.storage.local).free >> 20} MB are free there"
         kept = f"the last valid one is of step {latest.step}: {latest.path}" if latest else "there is none yet"
         return CheckpointError(
             f"the checkpoint of step {step} could not be written to {self.storage.url} ({said}); {kept}"

@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 from dgseg.data import Dataset
+from dgseg.data.dataset import CorruptFile
 
 LOOKED_AT = 16  # samples whose content counts; of the others their ids do
 
@@ -16,7 +17,11 @@ def dataset_identity(spec: str, dataset: Dataset) -> dict[str, Any]:
     for index in range(count):
         digest.update(dataset.id(index).encode() + b"\n")
     for index in sorted({number * count // LOOKED_AT for number in range(LOOKED_AT)}) if count else []:
-        sample = dataset[index]
+        try:
+            sample = dataset[index]
+        except CorruptFile as error:  # the loader names and replaces it, and says when there are too many
+            digest.update(error.message.encode())
+            continue
         digest.update(sample.image.numpy().tobytes())
         if sample.label is not None:
             digest.update(sample.label.numpy().tobytes())

@@ -181,6 +181,14 @@ class TrainConfig:
     save_every: int = 500
     """steps between two checkpoints"""
 
+    def __post_init__(self) -> None:
+        for name in ("accumulate", "save_every", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"train.{name} is {value}; it must be at least 1")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"train.clip is {self.clip}, and nothing would be learned; None clips nothing")
+
 
 @dataclass(frozen=True)
 class Recipe:

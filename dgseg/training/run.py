@@ -27,3 +27,9 @@ class RunConfig:
     """seconds that a worker waits for the others before it gives up"""
     stop_after: int | None = None
     """stop at this step, save, and leave the rest to a later run of the same name"""
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "stop_after"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1 step")

@@ -91,6 +91,7 @@ class Session:
         self.recipe, self.config, self.name, self.folder = recipe, run, name, folder
         self.world, self.listeners, self.interrupt, self.lock = world, listeners, interrupt, lock
         assemble.check(recipe, world.size)
+        self.checkpoints = Checkpoints(folder, keep=run.keep, keep_best=run.keep_best)
         self._claim()
         if world.device.type == "cpu":
             keep_freed_memory()
@@ -102,7 +103,6 @@ class Session:
         self.strategy: Strategy = strategies.build(learner, recipe, run, world)
         if recipe.train.compile:
             learner.model.compile()
-        self.checkpoints = Checkpoints(folder, keep=run.keep, keep_best=run.keep_best)
         self.loop = Loop(recipe, world, self.strategy, self.loader, listeners, interrupt, log_every=run.log_every)
         if world.first and world.device.type == "cpu" and not self.strategy.own_files:
             moments = 2 if isinstance(recipe.optimizer, AdamWConfig) else 1
@@ -158,18 +158,31 @@ class Session:
         with self.strategy.scored_model() as model, tempfile.TemporaryDirectory() as place:
             weights = Path(place) / WEIGHTS
             if self.world.first:
-                save_weights(model, weights)
-                self.folder.upload(weights, WEIGHTS)
+                with self._room():
+                    save_weights(model, weights)
+                    self.folder.upload(weights, WEIGHTS)
             report = None
             if self.recipe.data.test:
                 report = self.scoring.test(model, self.loop.step, Path(place))
                 self._tell_scores(report)
             if self.world.first:
-                for name, picture in (report.pictures if report else {}).items():
-                    self.folder.upload(picture, f"{name}.png")
-                self.folder.write("result.json", json.dumps(self._summary(report), indent=1).encode())
+                with self._room():
+                    for name, picture in (report.pictures if report else {}).items():
+                        self.folder.upload(picture, f"{name}.png")
+                    self.folder.write("result.json", json.dumps(self._summary(report), indent=1).encode())
             result = RunResult("finished", self.loop.step, self.folder.url, self.folder.where(WEIGHTS), report)
             return self._ended(result, weights)
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """A full disk at the end costs no step: the last checkpoint is of the last one."""
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"all {self.loop.step} steps are trained and saved, but what belongs beside them could not be written "
+                f"to {self.folder.url} ({error.strerror or error}); make room, and the same command goes on from there"
+            ) from error
 
     def _ended(self, result: RunResult, weights: Path | None = None) -> RunResult:
         reason = ""
@@ -223,7 +236,9 @@ class Session:
         if step is None:
             return
         loaded = newest[0] or self.checkpoints.load_step(step)
-        if loaded.state["recipe"] != to_yaml(self.recipe):
+        # Both as they are read back: a field written as 2 is 2.0 to a recipe that comes from a file.
+        was, is_ = (to_yaml(from_yaml(text)) for text in (loaded.state["recipe"], to_yaml(self.recipe)))
+        if was != is_:
             raise ValueError(f"{self.folder.url}: the checkpoint of step {step} is another recipe's")
         self.strategy.load_state(loaded.state)
         self.strategy.load_files(Path(loaded.path), loaded.state["world_size"])
@@ -254,7 +269,9 @@ class Session:
         """The folder is this recipe's: from now on, or since an earlier stretch."""
         trouble = ""
         if self.world.first:
-            if not self.folder.exists("recipe.yaml"):
+            # What came to no checkpoint was a flag to be mended, or a rate too high: it keeps no name.
+            begun = self.checkpoints.begun() or self.folder.exists(WEIGHTS)
+            if not (begun and self.folder.exists("recipe.yaml")):
                 self.folder.write("recipe.yaml", to_yaml(self.recipe).encode())
             else:
                 changed = differences(from_yaml(self.folder.read("recipe.yaml").decode()), self.recipe)

@@ -58,6 +58,11 @@ def test_a_mistake_of_ours_comes_with_its_traceback(tmp_path: Path) -> None:
     assert attempts(tmp_path / "marks") == 1
 
 
+def test_gpus_that_ray_would_set_aside_are_not_silently_left_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--gpus-per-worker is for Ray"):
+        run_here(command(tmp_path, gpus_per_worker=1))
+
+
 @pytest.mark.parametrize(
     ("error", "again"),
     [

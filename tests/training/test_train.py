@@ -1,10 +1,13 @@
 """Runs from start to end, stopped, killed, resumed, and refused."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dgseg.data.dataset import CorruptFile
+from dgseg.data.sample import Sample
+from dgseg.data.streets import Streets
 from dgseg.models import build, load_weights
 from dgseg.objectives import CrossEntropy
+from dgseg.recipes import from_yaml
 from dgseg.training import Listener, NonFiniteLoss, RunConfig, RunResult, train
+from dgseg.training.checkpoint import CheckpointError
+from dgseg.training.identity import dataset_identity
+from dgseg.training.journal import FILE, Journal
 from dgseg.training.listener import RunEnd, ScoreReport, StepReport
+from dgseg.training.storage import LocalStorage
+from dgseg.training.train import WEIGHTS
 from tests.training.harness import RECORDED, Record, in_processes, tiny
 
 LEAN = {"data.validation": [], "data.test": []}
@@ -204,9 +216,69 @@ def test_a_name_belongs_to_one_recipe(tmp_path: Path) -> None:
         go(tmp_path, LEAN | {"objective.ube.alpha": 4})
 
 
+def test_a_name_is_free_until_something_is_saved(tmp_path: Path) -> None:
+    """A wrong path is told, mended and given again: the mistake must not own the name."""
+    with pytest.raises((ValueError, OSError), match="nowhere"):
+        go(tmp_path, LEAN | {"model.weights": "/nowhere.safetensors"})
+    assert go(tmp_path, LEAN, stop_after=1).step == 1
+    (tmp_path / "run/checkpoints/step-00000001/manifest.json").write_text("damaged")
+    with pytest.raises(ValueError, match="belongs to another recipe"):
+        go(tmp_path, LEAN | {"objective.ube.alpha": 4})
+
+
+def test_a_run_goes_on_by_its_own_saved_recipe(tmp_path: Path) -> None:
+    """Which says 4.0 where the first command said 4."""
+    recipe = tiny(LEAN)
+    assert recipe.objective.ube is not None
+    whole_number: Any = 4
+    recipe = replace(recipe, objective=replace(recipe.objective, ube=replace(recipe.objective.ube, alpha=whole_number)))
+    config = RunConfig(storage=str(tmp_path), name="run", device="cpu", stop_after=1)
+    train(recipe, config)
+    saved = from_yaml((tmp_path / "run/recipe.yaml").read_text())
+    assert train(saved, replace(config, stop_after=2)).step == 2
+
+
+def test_a_full_disk_is_told_by_the_checkpoint_and_not_by_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(aside: Path, target: Path) -> None:
+        if target.name in (FILE, WEIGHTS):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        place(aside, target)
+
+    place = LocalStorage._place
+    monkeypatch.setattr(LocalStorage, "_place", staticmethod(full))
+    with pytest.raises(CheckpointError, match=r"all 20 steps are trained .*\(No space left on device\); make room"):
+        go(tmp_path, LEAN, Journal())
+    assert "metrics.jsonl could not be written (No space left on device)" in caplog.text
+    monkeypatch.undo()
+    assert go(tmp_path, LEAN, Journal()).status == "finished"
+    assert json.loads((tmp_path / "run" / FILE).read_text().splitlines()[-1])["status"] == "finished"
+
+
+def test_a_file_that_cannot_be_read_does_not_keep_a_run_from_starting(tmp_path: Path) -> None:
+    """The loader replaces it; the data set's digest must not stumble over it first."""
+
+    class Broken(Streets):
+        def __getitem__(self, index: int) -> Sample:
+            if index == 0:
+                raise CorruptFile("0.png", "cannot be read")
+            return super().__getitem__(index)
+
+    whole, broken = (kind("game", "train", size=(64, 96), length=20) for kind in (Streets, Broken))
+    assert dataset_identity("", broken)["samples"] == 20
+    assert dataset_identity("", broken)["digest"] != dataset_identity("", whole)["digest"]
+
+
 @pytest.mark.parametrize(
     ("changes", "config", "message"),
     [
+        ({"train.save_every": 0}, {}, "train.save_every is 0; it must be at least 1"),
+        ({"train.evaluate_every": 0}, {}, "train.evaluate_every is 0"),
+        ({"train.accumulate": 0}, {}, "train.accumulate is 0"),
+        ({"train.clip": 0.0}, {}, "train.clip is 0.0, and nothing would be learned"),
+        ({}, {"log_every": 0}, "log_every is 0; it must be at least 1 step"),
+        ({}, {"stop_after": 0}, "stop_after is 0"),
         ({"train.accumulate": 3}, {}, r"data.batch_size is 4: it must be a multiple of 1 workers × 3"),
         ({"data.sources": []}, {}, "data.sources is empty"),
         ({"data.validation": ["streets=fog@test,size=64x96"]}, {}, "fog: scored at the end and used for selection"),
