@@ -8,7 +8,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from dgseg.training.identity import dataset_identity
 from dgseg.training.interrupt import Interrupt
 from dgseg.training.listener import CheckpointReport, Listener, RunEnd, RunStart, ScoreReport
 from dgseg.training.lock import Busy
-from dgseg.training.loop import Loop
+from dgseg.training.loop import Loop, NonFiniteLoss
 from dgseg.training.memory import keep_freed_memory
 from dgseg.training.recipe import AdamWConfig, Recipe
 from dgseg.training.run import RunConfig
@@ -198,6 +198,12 @@ class Session:
             return
         step, trouble, seconds = self.loop.step, "", 0.0
         state = self.strategy.state()
+        if not _finite(state["model"]):
+            trouble = (
+                f"step {step}: the weights are not finite, though the last loss was; they are not saved. A lower "
+                "learning rate, a longer warm-up, train.clip or train.precision float32 are what usually helps"
+            )
+        _agree(self.world, trouble, NonFiniteLoss)
         corrupt = self._corrupt_files()
         try:
             if self.world.first:
@@ -359,6 +365,10 @@ def _agree(world: World, trouble: str, kind: type[Exception] = ValueError) -> No
     for found in troubles:
         if found:
             raise kind(found)
+
+
+def _finite(weights: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in weights.values())
 
 
 def _device_name(device: torch.device) -> str:

@@ -187,6 +187,17 @@ def test_a_loss_that_is_no_number_stops_it_before_a_checkpoint(tmp_path: Path, m
     assert all(bool(value.isfinite().all()) for value in state.values())
 
 
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    """The loss shows it a step later, and a run would go on from them for ever."""
+    changes = {"optimizer.lr": float("nan"), "schedule.warmup": 0}
+    with pytest.raises(NonFiniteLoss, match="step 1: the weights are not finite"):
+        go(tmp_path, LEAN | changes | {"train.save_every": 1})
+    with pytest.raises(NonFiniteLoss, match="step 1: the weights are not finite"):
+        go(tmp_path, LEAN | changes | {"schedule.steps": 1})
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert not (tmp_path / "run" / WEIGHTS).exists()
+
+
 def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = weights(go(tmp_path / "whole", LEAN))
     go(tmp_path, LEAN | {"train.save_every": 5}, stop_after=12)
