@@ -92,7 +92,10 @@ def _chosen(argv: Sequence[str], recipes: Recipes) -> tuple[str, Recipe, list[st
 def _load(path: Path) -> Recipe:
     if not path.is_file():
         raise ValueError(f"--recipe: {path} is no file; every run saves its recipe as recipe.yaml in its folder")
-    return from_yaml(path.read_text())
+    try:
+        return from_yaml(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"--recipe {path}: {error}") from error
 
 
 def _flags(recipe: Recipe) -> type[Any]:

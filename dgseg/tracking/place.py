@@ -28,6 +28,8 @@ def absolute(uri: str) -> str:
     scheme, found, path = uri.partition(":///")
     if found and scheme.startswith("sqlite") and not path.startswith("/"):
         return f"{scheme}:///{Path.cwd() / path}"
+    if uri in ("databricks", "databricks-uc"):
+        return uri
     if ":" not in uri or uri.startswith("file:"):
         raise ValueError(f"MLflow keeps runs in a database, no longer in a folder like {uri}: sqlite:///mlflow.db")
     return uri

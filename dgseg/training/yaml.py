@@ -20,7 +20,10 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def from_yaml(text: str) -> Recipe:
-    found = yaml.safe_load(text)
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"this is no YAML: {error}") from error
     if not isinstance(found, dict):
         raise ValueError("a recipe's YAML is a mapping of its fields; see recipe.yaml in any run's folder")
     made: Recipe = _typed(found, Recipe, "recipe")

@@ -109,6 +109,14 @@ def test_what_cannot_be_meant_is_refused_with_the_remedy(line: str, said: str) -
         read(line)
 
 
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    for text, said in (("name: [x", "this is no YAML"), ("name: x\ndata: 5", "recipe.data is 5")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"--recipe {path}: {said}"):
+            read(f"--recipe {path}")
+
+
 def test_an_unknown_field_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     said = explained("--objective.ube.alfa 5", capsys)
     assert "--objective.ube.alfa" in said

@@ -55,7 +55,8 @@ def test_uris_mean_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     assert place.absolute("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
     assert place.absolute("sqlite:////data/mlflow.db") == "sqlite:////data/mlflow.db"
-    assert place.absolute("https://mlflow.example") == "https://mlflow.example"
+    for served in ("https://mlflow.example", "databricks", "databricks://profile"):
+        assert place.absolute(served) == served
     with pytest.raises(ValueError, match="sqlite:///"):
         place.absolute("mlruns")
     assert place.artifacts_of("sqlite:////data/mlflow.db") == "file:///data/mlartifacts"
