@@ -125,6 +125,7 @@ class Loader:
         )
         self._samples = sum(map(len, self.sources)) + (len(target.dataset) if target else 0)
         self._per_step = (batch_size + (target.sampler.batch_size if target else 0)) // world_size
+        self._others = 0  # draws of the other ranks whose corrupt files came with the state that this one goes on from
         # Both cuts fail here, not in the middle of a run.
         rank_slice(range(batch_size), rank, world_size, parts)
         if target:
@@ -197,6 +198,7 @@ class Loader:
             )
         self.sampler.load_state_dict(state["sampler"])
         self.step = state["step"]
+        self._others = self.step * self._per_step * (self.world_size - 1)
         self.draw_counts.by_source = list(state["draws"].values())
         self.corrupt = dict(state["corrupt"])
 
@@ -223,10 +225,11 @@ class Loader:
             if found.path not in self.corrupt:
                 self.corrupt[found.path] = found.reason
                 log.warning("corrupt file, replaced by another sample (draw %d): %s", found.number, found.reason)
-        drawn_here = min(max(self.step * self._per_step, FEW_DRAWS), self._samples)
+        draws = self.step * self._per_step + self._others
+        drawn_here = min(max(draws, FEW_DRAWS), self._samples)
         if len(self.corrupt) > self.corrupt_share * drawn_here:
             raise DataError(
-                f"{len(self.corrupt)} corrupt files after {self.step * self._per_step} draws from {self._samples} "
+                f"{len(self.corrupt)} corrupt files after {draws} draws from {self._samples} "
                 f"samples are more than the accepted share of {self.corrupt_share:g}: "
                 f"{'; '.join(list(self.corrupt.values())[:10])}. Mend them, or let `dgseg data check "
                 "--quarantine` list them so that training skips them"

@@ -294,6 +294,16 @@ def test_too_many_corrupt_files_stop_the_run(workers):
         list(islice(loader(data=sources(corrupt=CORRUPT)), 100))
 
 
+def test_all_ranks_corrupt_files_count_against_all_ranks_draws(monkeypatch):
+    """What the ranks found together is in the state that each of them goes on from."""
+    monkeypatch.setattr("dgseg.data.loader.FEW_DRAWS", 1)
+    options = {"data": sources(corrupt=CORRUPT), "corrupt_share": 0.15, "world_size": 4}
+    state = loader(**options).state_dict() | {"step": 10, "corrupt": {f"{i}.png": "is cut off" for i in range(4)}}
+    again = loader(**options)
+    again.load_state_dict(state)
+    assert len(list(islice(again, 3))) == 3  # 4 of 40, and not of the 10 that this rank has drawn
+
+
 def test_a_dead_disk_is_not_mended_by_substitutes():
     with pytest.raises(DataError, match="8 files in a row"):
         batches(1, data=sources(corrupt=range(40)), corrupt_share=1.0)
