@@ -30,6 +30,7 @@ from dgseg.training.lock import Busy
 from dgseg.training.loop import Loop, NonFiniteLoss
 from dgseg.training.memory import keep_freed_memory
 from dgseg.training.recipe import AdamWConfig, Recipe
+from dgseg.training.remote_storage import shown
 from dgseg.training.run import RunConfig
 from dgseg.training.scoring import Scoring
 from dgseg.training.storage import Lock, Storage, open_storage
@@ -282,11 +283,9 @@ class Session:
             else:
                 changed = differences(from_yaml(self.folder.read("recipe.yaml").decode()), self.recipe)
                 if changed:
-                    shown = "; ".join(
-                        f"{key}: {old} there, {new} here" for key, (old, new) in list(changed.items())[:8]
-                    )
+                    told = "; ".join(f"{key}: {old} there, {new} here" for key, (old, new) in list(changed.items())[:8])
                     trouble = (
-                        f"the run {self.name!r} in {self.config.storage} belongs to another recipe ({shown}). "
+                        f"the run {self.name!r} in {shown(self.config.storage)} belongs to another recipe ({told}). "
                         "Give this one another name with --name, or the recipe as it was to go on with that one"
                     )
         _agree(self.world, trouble)
@@ -321,7 +320,7 @@ class Session:
         if report is not None:
             summary |= {"scores": report.scores, "averages": report.averages}
         return summary | {
-            "run": asdict(self.config),
+            "run": asdict(self.config) | {"storage": shown(self.config.storage)},
             "world_size": self.world.size,
             "datasets": self.datasets,
             **machine(self.world.device),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dgseg.training.lock import Busy
-from dgseg.training.remote_storage import ArrowStorage, Lease
+from dgseg.training.remote_storage import ArrowStorage, Lease, shown
 from dgseg.training.storage import LocalStorage, Storage, open_storage
 from tests.training import processes
 
@@ -131,6 +131,19 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("no folder")
     with pytest.raises(ValueError, match="cannot be written"):
         open_storage(tmp_path / "runs").check_writable()
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("s3://bucket/runs", "s3://bucket/runs"),
+        ("s3://key:secret@bucket/runs?endpoint_override=host:9000", "s3://key:***@bucket/runs"),
+        ("abfs://account@host/runs?client_secret=secret", "abfs://account@host/runs"),
+        ("runs/a:b@c?d", "runs/a:b@c?d"),
+    ],
+)
+def test_messages_and_records_hold_no_secret(uri: str, told: str) -> None:
+    assert shown(uri) == told
 
 
 def test_unknown_uris() -> None:
