@@ -111,7 +111,8 @@ def detect(
 def scorers_of(
     model: SegmentationModel, names: Sequence[str], training: Dataset | None = None, limit: int = 100
 ) -> dict[str, Scorer]:
-    """By their names; refused where the model cannot be asked so. training: labelled images that mahalanobis is fitted to, `limit` of them, evenly spread."""
+    """By their names; refused where the model cannot be asked so. training: labelled images that mahalanobis is fitted
+    to, `limit` of them, evenly spread."""
     if "learned" in names and getattr(model, "uncertainty", None) is None:
         raise ValueError(
             f"this {type(model).__name__} has no uncertainty head to ask: it was built without uncertainty=True"

@@ -29,6 +29,8 @@ class RunConfig:
     """stop at this step, save, and leave the rest to a later run of the same name"""
 
     def __post_init__(self) -> None:
+        if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name or "\\" in self.name):
+            raise ValueError(f"{self.name!r} is no name of a run: it becomes a folder in the storage, without slashes")
         for name in ("log_every", "stop_after"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -34,7 +34,7 @@ LEAN = {"data.validation": [], "data.test": []}
 
 
 def go(storage: Path, changes: dict[str, Any] | None = None, *listeners: Listener, **run: Any) -> RunResult:
-    config = RunConfig(storage=str(storage), name="run", device="cpu", **run)
+    config = RunConfig(**{"storage": str(storage), "name": "run", "device": "cpu", **run})
     return train(tiny(changes), config, listeners=listeners)
 
 
@@ -289,6 +289,7 @@ def test_a_file_that_cannot_be_read_does_not_keep_a_run_from_starting(tmp_path: 
         ({"train.accumulate": 0}, {}, "train.accumulate is 0"),
         ({"train.clip": 0.0}, {}, "train.clip is 0.0, and nothing would be learned"),
         ({}, {"log_every": 0}, "log_every is 0; it must be at least 1 step"),
+        ({}, {"name": "../elsewhere"}, "is no name of a run"),
         ({}, {"stop_after": 0}, "stop_after is 0"),
         ({"train.accumulate": 3}, {}, r"data.batch_size is 4: it must be a multiple of 1 workers × 3"),
         ({"data.sources": []}, {}, "data.sources is empty"),
