@@ -6,4 +6,5 @@ comparison                  runs grouped, means and differences
 tables, charts, page        the same to read: text, CSV, LaTeX, plots, HTML
 grids                       the studies: which recipes
 execute, report             a study's runs, and what came out
+detections                  how their models find unknown objects
 """
