@@ -12,8 +12,9 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from dgseg.tracking import place
+from dgseg.tracking.follow import replay
 from dgseg.tracking.listener import MlflowConfig, TrackingWarning
-from dgseg.tracking.spool import IDENTITY, read_json
+from dgseg.tracking.spool import CLOSING, IDENTITY, read_json
 from dgseg.tuning.record import TrialRecord, best
 
 _TEXT = 6000  # bytes that MLflow keeps of a parameter
@@ -27,6 +28,7 @@ class Parent:
         assert config.uri is not None
         self.config, self.uri = config, config.uri
         self.run_id: str | None = None
+        self._stopped: dict[Path, str] = {}  # spools of trials that were cut short -> where
         try:
             self._client = MlflowClient(self.uri)
             if found is None:
@@ -56,14 +58,17 @@ class Parent:
                 points["best/score"] = top.score
             now = time.time_ns() // 1_000_000
             self._client.log_batch(run_id, metrics=[Metric(name, value, now, done) for name, value in points.items()])
-            known = read_json(place.spool_folder(str(folder)) / IDENTITY).get("run_id") if folder else None
-            if trial.status == "stopped" and known:
-                self._client.set_tag(known, "stopped", f"by the sweep at step {trial.step} of {steps}")
+            if trial.status == "stopped" and folder:
+                spool = place.spool_folder(str(folder))
+                self._stopped[spool] = f"by the sweep at step {trial.step} of {steps}"
+                self._mark(spool)
 
         self._told(tell)
 
     def end(self, status: str, summary: str, folder: Path | None, files: tuple[str, ...]) -> None:
         def tell(run_id: str) -> None:
+            for closing in sorted(folder.glob(f"*/*/{CLOSING}")) if folder else ():
+                self._complete(closing.parent)
             self._client.set_tag(run_id, "mlflow.note.content", summary)
             for name in files:
                 if folder and (folder / name).exists():
@@ -71,6 +76,19 @@ class Parent:
             self._client.set_terminated(run_id, status)
 
         self._told(tell)
+
+    def _complete(self, spool: Path) -> None:
+        """What a trial's own process had no time to send."""
+        try:
+            replay(spool)
+        except ValueError as error:  # it is still being sent
+            _warn(str(error))
+        self._mark(spool)
+
+    def _mark(self, spool: Path) -> None:
+        known = read_json(spool / IDENTITY).get("run_id")
+        if known and spool in self._stopped:
+            self._client.set_tag(known, "stopped", self._stopped[spool])
 
     def _told(self, tell: Callable[[str], None]) -> None:
         if self.run_id is None:

@@ -88,7 +88,7 @@ def zero(stage: int, folder: Path) -> dict[str, str]:
     return {"strategy": "deepspeed", "deepspeed": str(config)}
 
 
-@pytest.mark.parametrize("stages", [(1, 3), pytest.param((0, 2), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("stages", [(3,), pytest.param((0, 1, 2), marks=pytest.mark.slow)], ids=str)
 def test_deepspeed_trains_what_one_does(alone: dict[str, Record], tmp_path: Path, stages: tuple[int, ...]) -> None:
     one = alone["float32"]
     configs = [zero(stage, tmp_path) for stage in stages]
