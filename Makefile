@@ -50,7 +50,7 @@ test: build  ## install, build and run the whole suite (minutes)
 	ctest --test-dir $(BUILD) --output-on-failure --no-tests=ignore
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-slow: build  ## the long tests: wheels in empty environments
+test-slow: build  ## the long tests: Ray jobs and faults, compiled models, wheels in empty environments
 	$(BIN)/python -m pytest -m slow -v -s $(PYTEST_ARGS)
 
 train: build  ## install, build and train FLEX-Seg on the streets world: two workers on a Ray of their own

@@ -44,8 +44,7 @@ def _asked(run: Run, scorer: str, storage: str, device: torch.device, say: Calla
         training = from_spec(run.recipe.data.sources[0]) if scorer == "mahalanobis" else None
         rows = detect(model, datasets, scorers_of(model, [scorer], training))
         scores = means(rows)
-        named = {name: scores[name if name == "mAcc" else name.lower()] for name in DETECTION if name != "mAcc"}
-        named["mAcc"] = scores["macc"]
+        named = {name: scores[name.lower()] for name in DETECTION}
         kept.write_text(json.dumps({name: value for name, value in named.items() if value == value}) + "\n")
         say(f"{run.label}, seed {run.recipe.seed}: asked by {scorer}, AP {100 * named['AP']:.2f}")
     values: dict[str, float] = json.loads(kept.read_text())
