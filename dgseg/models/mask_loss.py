@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgseg.models.prediction import Prediction
+from dgseg.ops import across_ranks
 
 
 def targets(labels_NHW: Tensor, num_classes: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -33,10 +34,8 @@ def _criterion_class() -> Any:
         group: Any = None
 
         def _mean_over_ranks(self, value: Tensor) -> Tensor:
-            if self.group is not None:
-                dist.all_reduce(value, group=self.group)
-                value = value / dist.get_world_size(self.group)
-            return value
+            ranks = 1 if self.group is None else dist.get_world_size(self.group)
+            return across_ranks.total(value, self.group) / ranks
 
         def get_num_masks(self, class_labels: list[Tensor], device: torch.device) -> Tensor:
             count = torch.tensor(float(sum(len(classes) for classes in class_labels)), device=device)

@@ -18,7 +18,7 @@ from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import ORIGINAL, Objective, StepContext, weighted
 from dgseg.objectives.pixels import feature_channels, feature_map
-from dgseg.ops.prototype_info_nce.reference import mean_over_ranks
+from dgseg.ops import across_ranks
 
 EPS = 1e-5  # on the diagonal of every covariance
 
@@ -93,7 +93,7 @@ class CovarianceAlignment(Objective):
         terms = list(self.weights)
         sums = torch.stack([torch.stack(per_image[term]).mean(0).sum() for term in terms])
         images = torch.tensor(len(batch.draws), device=sums.device)
-        losses = mean_over_ranks(sums, images, context.group).unbind()
+        losses = across_ranks.mean(sums, images, context.group).unbind()
         self._metrics = {f"{term}_unweighted": loss.detach() for term, loss in zip(terms, losses, strict=True)}
         return {
             f"{self.name}/{term}": weighted(loss, self.weights[term]) for term, loss in zip(terms, losses, strict=True)

@@ -16,7 +16,7 @@ from dgseg.models.base import SegmentationModel
 from dgseg.models.build import build
 from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import Objective, StepContext, weighted
-from dgseg.ops.prototype_info_nce.reference import mean_over_ranks
+from dgseg.ops import across_ranks
 
 # traffic light, traffic sign, person, rider, car, truck, bus, train, motorcycle, bicycle
 THINGS = (6, 7, *range(11, len(CLASSES)))
@@ -98,7 +98,7 @@ class FeatureDistance(Objective):
         difference = features.to(dtype) - anchor.to(dtype)
         # Cells outside leave the graph before the root, whose slope at 0 is infinite.
         distance = torch.linalg.vector_norm(difference.masked_fill(~mask[:, None], 0.0), dim=1)
-        loss = mean_over_ranks(distance.sum(), mask.sum(), context.group)
+        loss = across_ranks.mean(distance.sum(), mask.sum(), context.group)
         self._metrics = {"unweighted": loss.detach(), "cells": mask.sum()}
         return {self.name: weighted(loss, self.weight)}
 

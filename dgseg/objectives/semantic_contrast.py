@@ -23,8 +23,8 @@ from dgseg.objectives.base import ORIGINAL, Objective, ParameterGroup, StepConte
 from dgseg.objectives.covariance import term_weights
 from dgseg.objectives.pixel_samples import ClassSamples, Confusions, class_samples, confusions
 from dgseg.objectives.pixels import feature_channels, feature_map, nearest
+from dgseg.ops import across_ranks
 from dgseg.ops.prototype_ema.order import pixel_keys
-from dgseg.ops.prototype_info_nce.reference import mean_over_ranks
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class SemanticContrast(Objective):
         # Each map's mean over its anchors in the global batch; then the mean over the maps.
         total = torch.stack([torch.stack(sums[term]) for term in terms])
         count = torch.stack([torch.stack(counts[term]) for term in terms])
-        losses = mean_over_ranks(total, count, context.group).mean(1).unbind()
+        losses = across_ranks.mean(total, count, context.group).mean(1).unbind()
         self._metrics = {f"{term}_unweighted": loss.detach() for term, loss in zip(terms, losses, strict=True)}
         self._metrics |= {f"{term}_anchors": found for term, found in zip(terms, count.sum(1).unbind(), strict=True)}
         return {

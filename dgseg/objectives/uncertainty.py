@@ -17,6 +17,7 @@ from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import ORIGINAL, Objective, StepContext, trainable, weighted
 from dgseg.objectives.cross_entropy import CrossEntropy, CrossEntropyConfig
+from dgseg.ops import across_ranks
 from dgseg.ops.prototype_ema.order import pixel_keys
 
 
@@ -168,16 +169,12 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, local: Tensor, group: dist.ProcessGroup) -> Tensor:  # type: ignore[no-untyped-def]
-        ranks = group.size()
-        counts = [torch.zeros(1, dtype=torch.int64, device=local.device) for _ in range(ranks)]
-        dist.all_gather(counts, torch.full_like(counts[0], len(local)), group=group)
-        lengths = [int(count) for count in counts]
+        lengths = across_ranks.gather(torch.tensor([len(local)], device=local.device), group).flatten().tolist()
         padded = local.new_zeros(max(lengths), *local.shape[1:])
         padded[: len(local)] = local
-        parts = [torch.empty_like(padded) for _ in range(ranks)]
-        dist.all_gather(parts, padded, group=group)
+        parts = across_ranks.gather(padded.flatten(), group).view(-1, *padded.shape)
         start = sum(lengths[: group.rank()])
-        ctx.own, ctx.ranks = slice(start, start + len(local)), ranks
+        ctx.own, ctx.ranks = slice(start, start + len(local)), group.size()
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
     @staticmethod
@@ -263,9 +260,7 @@ def smallest(values: Tensor, valid: Tensor, share: float, group: dist.ProcessGro
 
 def _histogram(places: Tensor, counted: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     counts = torch.zeros(1 << 16, dtype=torch.int64, device=places.device).scatter_add_(0, places, counted)
-    if group is not None:
-        dist.all_reduce(counts, group=group)
-    return counts
+    return across_ranks.total(counts, group)
 
 
 @dataclass(frozen=True)
@@ -292,10 +287,6 @@ class MaximizedEntropy(Objective):
         upsampled = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
         out = labels == OUT_OF_DISTRIBUTION
         total = torch.where(out, upsampled.logsumexp(1) - upsampled.mean(1), 0.0).sum()
-        pixels, ranks = out.sum(), 1
-        if context.group is not None:
-            dist.all_reduce(pixels, group=context.group)
-            ranks = context.group.size()
-        loss = ranks * total / pixels.clamp(min=1)
+        loss = across_ranks.mean(total, out.sum(), context.group)
         self._metrics = {"unweighted": loss.detach()}
         return {self.name: weighted(loss, self.weight)}

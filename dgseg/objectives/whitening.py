@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from dgseg.data.augment.pipeline import AUGMENTED
@@ -21,7 +20,7 @@ from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import ORIGINAL, Objective, StepContext, weighted
 from dgseg.objectives.covariance import as_matrices, self_covariance
 from dgseg.objectives.pixels import feature_channels, feature_map
-from dgseg.ops.prototype_info_nce.reference import mean_over_ranks
+from dgseg.ops import across_ranks
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Whitening(Objective):
             total_N = (self_covariance(map_NCP).abs() * mask_CC).sum((1, 2))
             per_image.append((total_N / mask_CC.sum().clamp(min=1) - self.margin).clamp(min=0))
         images = torch.tensor(len(maps[0]), device=maps[0].device)
-        loss = mean_over_ranks(torch.stack(per_image).mean(0).sum(), images, context.group)
+        loss = across_ranks.mean(torch.stack(per_image).mean(0).sum(), images, context.group)
         self._metrics = {"unweighted": loss.detach()}
         self._metrics |= {f"masked_{feature}": mask.sum() for feature, mask in zip(self.features, masks, strict=True)}
         return {self.name: weighted(loss, self.weight)}
@@ -165,10 +164,7 @@ def off_diagonal(map_NCP: Tensor) -> Tensor:
 
 
 def summed(tensor: Tensor, context: StepContext) -> Tensor:
-    if context.group is not None:
-        tensor = tensor.clone()
-        dist.all_reduce(tensor, group=context.group)
-    return tensor
+    return across_ranks.total(tensor, context.group)
 
 
 # An operator, so that a compiled graph can hold it: it happens once in a run, on the CPU.

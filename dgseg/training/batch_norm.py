@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dgseg.ops import across_ranks
+
 
 def share_batch_norms(module: nn.Module, group: dist.ProcessGroup | None) -> int:
     """Turns each batch norm inside `module` into one over the group, in place: parameters, buffers, their names and
@@ -105,16 +107,14 @@ class _Shared(torch.autograd.Function):
         """y, and what the running statistics follow: mean and unbiased variance, float64."""
         channels = x.shape[1]
         kind = x.dtype if x.dtype == torch.float64 else torch.float32
-        # A row per worker, each its own: the sum over workers is all rows.
-        rows = torch.zeros(group.size(), 2 * channels + 1, dtype=torch.float64, device=x.device)
+        row = torch.zeros(2 * channels + 1, dtype=torch.float64, device=x.device)
         if x.numel() > 0:
             zeros = torch.zeros(channels, dtype=kind, device=x.device)
             # The zeros, which a momentum of 0 leaves as they are, make the statistics of bf16 float32.
             mean, var = torch.batch_norm_update_stats(x, zeros, zeros, 0.0)
             count = x.numel() // channels
-            rows[group.rank()] = torch.cat([mean.double(), var.double() * count, rows.new_full((1,), count)])
-        dist.all_reduce(rows, group=group)
-        means, squares, counts = rows.split([channels, channels, 1], dim=1)
+            row = torch.cat([mean.double(), var.double() * count, row.new_full((1,), count)])
+        means, squares, counts = across_ranks.gather(row, group).split([channels, channels, 1], dim=1)
         total = counts.sum()
         mean = (means * counts).sum(0) / total
         square = (squares + counts * (means - mean).square()).sum(0)
@@ -143,8 +143,7 @@ class _Shared(torch.autograd.Function):
             )
         else:
             dx, by_scale, by_shift = torch.zeros_like(x), torch.zeros_like(scale), torch.zeros_like(scale)
-        sums = torch.cat([by_scale, by_shift]).double()
-        dist.all_reduce(sums, group=ctx.group)
+        sums = across_ranks.total(torch.cat([by_scale, by_shift]).double(), ctx.group)
         if x.numel() > 0:
             gain = -scale.double() / (var.double() + ctx.eps).sqrt() / total
             through_scale, through_shift = (sums.view(2, -1) * gain).to(scale.dtype)

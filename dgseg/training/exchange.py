@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from dgseg.objectives.base import ImageLosses
+from dgseg.ops import across_ranks
 from dgseg.training.world import World
 
 
@@ -79,8 +79,4 @@ def post(
     if images is not None:
         parts += [indices.to(device, torch.float64), images.losses.to(torch.float64), images.valid.to(torch.float64)]
     values = torch.cat(parts)
-    gathered = values[None]
-    if world.group is not None:
-        gathered = values.new_empty(world.size, len(values))
-        dist.all_gather(list(gathered.unbind()), values, group=world.group)
-    return Posted(step, list(terms), count, gathered)
+    return Posted(step, list(terms), count, across_ranks.gather(values, world.group))

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from dgseg.data import Dataset
 from dgseg.machine import machine
 from dgseg.models import save_weights
+from dgseg.ops import across_ranks
 from dgseg.training import assemble, strategies
 from dgseg.training.checkpoint import CheckpointError, Checkpoints, Loaded
 from dgseg.training.identity import dataset_identity
@@ -96,6 +97,9 @@ class Session:
         self._claim()
         if world.device.type == "cpu":
             keep_freed_memory()
+            # What a compiler cuts into graphs may differ between the ranks; all must take the same way.
+            if world.group is not None and not recipe.train.compile:
+                across_ranks.share_memory(world.group, run.timeout)
         if recipe.train.deterministic:
             torch.use_deterministic_algorithms(True)
         sources = assemble.datasets(recipe)

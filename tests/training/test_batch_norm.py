@@ -4,6 +4,7 @@ import copy
 import pickle
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from dgseg.models.checkpointing import checkpointed
+from dgseg.ops import across_ranks
 from dgseg.training.batch_norm import SharedBatchNorm2d, share_batch_norms
 from tests.ops.harness import run_ranks
 
@@ -111,22 +113,25 @@ def count_exchanges(rows: slice, group: dist.ProcessGroup) -> list[int]:
     counts = []
     norm = CASES["plain"].module()
     share_batch_norms(norm, group)
-    original, calls = dist.all_reduce, 0
+    calls = 0
 
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return original(*args, **kwargs)
+    def counting(original: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return original(*args, **kwargs)
 
-    dist.all_reduce = counting
-    try:
+        return counted
+
+    with (
+        patch.object(dist, "all_reduce", counting(dist.all_reduce)),
+        patch.object(across_ranks, "_all_gather", counting(across_ranks._all_gather)),
+    ):
         images, gradient = CASES["plain"].data(0)
         output = norm(images[rows].requires_grad_())
         counts.append(calls)
         output.backward(gradient[rows])
         counts.append(calls - counts[0])
-    finally:
-        dist.all_reduce = original
     return counts
 
 

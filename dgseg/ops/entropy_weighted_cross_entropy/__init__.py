@@ -7,10 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dgseg.ops import _backends, _checks
+from dgseg.ops import _backends, _checks, across_ranks
 from dgseg.ops.entropy_weighted_cross_entropy.reference import (
     EntropyWeightedLoss,
-    all_ranks,
     entropy_weighted_cross_entropy_reference,
 )
 
@@ -216,7 +215,7 @@ def entropy_weighted_cross_entropy(
         log_sum_exp,
         entropy,
         cross_entropy,
-        all_ranks(moments, group),
+        across_ranks.gather(moments, group),
         alpha,
         WEIGHTINGS.index(weighting),
         0.0 if threshold is None else threshold,

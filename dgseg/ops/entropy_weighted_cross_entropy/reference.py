@@ -7,24 +7,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgseg.ops import _checks
-
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # torch 2.14 renamed it
+from dgseg.ops import _checks, across_ranks
 
 
 class EntropyWeightedLoss(NamedTuple):
     loss: Tensor  # 0-d, with gradient
     per_image: Tensor  # [N], mean unweighted cross-entropy over the image's valid pixels, 0 where it has none
     band_entropy: Tensor  # 0-d, mean entropy over the band of all ranks, 0 where it is empty
-
-
-def all_ranks(moments: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """[k] of this rank -> [ranks, k] in rank order, the same on every rank."""
-    if group is None:
-        return moments[None]
-    gathered = moments.new_empty(dist.get_world_size(group) * moments.numel())
-    _all_gather(gathered, moments, group=group)
-    return gathered.view(-1, moments.numel())
 
 
 def entropy_weighted_cross_entropy_reference(
@@ -63,7 +52,8 @@ def entropy_weighted_cross_entropy_reference(
         mean = in_band.sum() / count.clamp(min=1)
         squares = torch.where(band, in_band - mean, 0.0).square().sum()
         pixels = valid.sum().double() if denominator == "valid" else torch.full_like(count, labels.numel())
-        pixels, counts, means, deviations = all_ranks(torch.stack([pixels, count, mean, squares]), group).unbind(1)
+        moments = across_ranks.gather(torch.stack([pixels, count, mean, squares]), group)
+        pixels, counts, means, deviations = moments.unbind(1)
         # The ranks' bands merge into one: its variance is the mean within the ranks plus that between them.
         band_size = counts.sum().clamp(min=1)
         band_mean = (counts * means).sum() / band_size

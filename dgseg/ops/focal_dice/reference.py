@@ -7,8 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgseg.ops import _checks
-from dgseg.ops.entropy_weighted_cross_entropy.reference import all_ranks
+from dgseg.ops import _checks, across_ranks
 
 
 class FocalDice(NamedTuple):
@@ -21,7 +20,7 @@ def losses_of(
 ) -> FocalDice:
     """Both losses from a rank's sums, float64 [4, C]: per class its pixels' focal loss and own probability (the
     intersection), all pixels' probability, and its number of pixels."""
-    gathered = all_ranks(sums.detach().flatten(), group)
+    gathered = across_ranks.gather(sums.flatten(), group)
     ranks = len(gathered)
     total = gathered.sum(0).view_as(sums)
     pixels = total[3]

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dgseg.ops import across_ranks
+
 # Pixels whose weight is below this share of the newest one's are left out: their features need not be read.
 NEGLIGIBLE = 1e-12
 
@@ -58,7 +60,7 @@ def update_(
         counts, ranks = functions.ranks(labels, bands, sample_ids, seed, step, classes, granularities, nested, limit)
         local_counts, pixels = counts, labels.numel()
         if group is not None:
-            counts = _summed(counts, group)
+            counts = across_ranks.total(counts, group)
         first = (updates == 0) & (counts > 0)
         fades = ~first if by_pixel else torch.zeros_like(first)
         if group is not None and limit:
@@ -74,18 +76,12 @@ def update_(
         powers = momentum ** torch.arange(min(limit, pixels), dtype=torch.float64, device=labels.device)
         sums = functions.weighted_sums(features.detach(), labels, bands, ranks, scales, fades, powers, nested)
         if group is not None:
-            sums = _summed(sums, group)
+            sums = across_ranks.total(sums, group)
         decay = momentum**n if by_pixel else torch.full_like(n, momentum)
         # What an unseen prototype holds must not matter, not even NaN: hence no decay of 0.
         moved = torch.where(first[..., None], sums, decay[..., None] * prototypes + sums)
         prototypes.copy_(torch.where((counts > 0)[..., None], moved, prototypes))
         updates += counts if by_pixel else (counts > 0)
-
-
-def _summed(tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
-    total = tensor.clone()
-    dist.all_reduce(total, group=group)
-    return total
 
 
 def _positions(labels: Tensor, group: dist.ProcessGroup | None) -> Tensor:
@@ -95,4 +91,4 @@ def _positions(labels: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         return own
     sizes = torch.zeros(group.size(), dtype=torch.long, device=labels.device)
     sizes[group.rank()] = labels.shape[0]
-    return own + _summed(sizes, group)[: group.rank()].sum()
+    return own + across_ranks.total(sizes, group)[: group.rank()].sum()

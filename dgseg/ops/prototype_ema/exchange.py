@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dgseg.ops import across_ranks
 from dgseg.ops.prototype_ema.order import cell_indices, pixel_keys
 
 
@@ -26,8 +27,7 @@ def global_ranks(
     process has of any fading cell: nobody else's older keys can come before a pixel of rank < limit.
     """
     width = torch.where(fades, counts, 0).clamp(max=limit).max()
-    dist.all_reduce(width, op=dist.ReduceOp.MAX, group=group)
-    T = int(width)
+    T = int(across_ranks.gather(width[None], group).max())
     if T == 0:
         return ranks
     classes, granularities = counts.shape
@@ -42,8 +42,7 @@ def global_ranks(
     table = torch.full((classes * granularities * T + 1,), -1, dtype=torch.long, device=labels.device)
     table.scatter_(0, place.flatten(), torch.where(shared, keys, -1).flatten())
     table = table[:-1].view(classes * granularities, T)
-    tables = [torch.empty_like(table) for _ in range(group.size())]
-    dist.all_gather(tables, table, group=group)
+    tables = across_ranks.gather(table.flatten(), group).view(-1, *table.shape)
     newer = torch.zeros_like(table)
     for other, theirs in enumerate(tables):
         if other != group.rank():

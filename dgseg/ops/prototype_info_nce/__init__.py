@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dgseg.ops import _backends, _checks
-from dgseg.ops.prototype_info_nce.reference import check_values, mean_over_ranks, prototype_info_nce_reference
+from dgseg.ops import _backends, _checks, across_ranks
+from dgseg.ops.prototype_info_nce.reference import check_values, prototype_info_nce_reference
 
 # Two operators: loss sum, number of terms and each pixel's logsumexp; then the gradient, for which the similarities
 # are computed again. The division by the number of terms (of all ranks) is plain torch. README.md has the maths.
@@ -169,4 +169,4 @@ def prototype_info_nce(
     loss_sum, count, _log_sum_exp, _bank = torch.ops.dgseg.prototype_info_nce_forward(
         features, labels, bands, prototypes, weights, seen, temperature, nested
     )
-    return mean_over_ranks(loss_sum, count, group)
+    return across_ranks.mean(loss_sum, count, group)

@@ -5,6 +5,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgseg.ops import across_ranks
+
 
 def prototype_info_nce_reference(
     features: Tensor,
@@ -40,17 +42,7 @@ def prototype_info_nce_reference(
     similarity_PK = F.normalize(pixels_PD, dim=1) @ bank_KD.T / temperature
     log_sum_exp_P = similarity_PK.masked_fill(~seen.flatten(), -torch.inf).logsumexp(dim=1)
     loss_PK = weights.detach().to(dtype).flatten() * (log_sum_exp_P[:, None] - similarity_PK)
-    return mean_over_ranks(torch.where(is_term_PK, loss_PK, 0).sum(), is_term_PK.sum(), group)
-
-
-def mean_over_ranks(loss_sum: Tensor, count: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """world_size × local sum / global count: averaged over the ranks, this is the mean over all of them."""
-    world = 1
-    if group is not None:
-        world = dist.get_world_size(group)
-        count = count.clone()
-        dist.all_reduce(count, group=group)
-    return loss_sum * world / count.clamp(min=1)
+    return across_ranks.mean(torch.where(is_term_PK, loss_PK, 0).sum(), is_term_PK.sum(), group)
 
 
 def check_values(labels: Tensor, bands: Tensor, classes: int, granularities: int) -> None:
