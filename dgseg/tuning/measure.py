@@ -1,6 +1,7 @@
 """What a sweep costs: ASHA against full trials, and Tune and tracking over the same trials without them.
 
-Three passes, one trial at a time: a sweep with ASHA, one without, and trials of the latter again in this process, bare.
+Three passes, one trial at a time: a sweep with ASHA (none with --scheduler none), one without, and trials of the latter
+again in this process, bare.
 A run's time is from its recipe's arrival in its folder to its result's, the same for all; what a trial takes beyond
 that is its start-up and end on Ray.
 """
@@ -30,10 +31,12 @@ def measure(asked: Asked) -> int:
     storage = open_storage(run.storage).local
     if storage is None:
         raise ValueError("--measure reads the times of files: give it a --storage on this machine")
-    if (storage / f"{name}-asha").exists():
-        raise ValueError(f"{storage / name}-asha is there already: what goes on cannot be timed. Give another --name")
+    schedulers = ("asha", "none") if options.scheduler == "asha" else ("none",)
+    for scheduler in schedulers:
+        if (storage / f"{name}-{scheduler}").exists():
+            raise ValueError(f"{storage / name}-{scheduler} has begun, and cannot be timed: give another --name")
     walls, records = {}, {}
-    for scheduler in ("asha", "none"):
+    for scheduler in schedulers:
         began = monotonic()
         # Chance, so that both sweeps have the same trials.
         given = {**vars(options), "scheduler": scheduler, "searcher": "random", "concurrent": 1}
@@ -49,10 +52,15 @@ def measure(asked: Asked) -> int:
         "recipe": asked.command.recipe.name,
         "steps": asked.command.recipe.schedule.steps,
         "trials": len(full),
-        "asha_sweep_seconds": walls["asha"],
         "full_sweep_seconds": walls["none"],
-        "asha_share_of_full": walls["asha"] / walls["none"],
-        "asha_finished": sum(each.status == "finished" for each in records["asha"]),
+    }
+    if "asha" in walls:
+        found |= {
+            "asha_sweep_seconds": walls["asha"],
+            "asha_share_of_full": walls["asha"] / walls["none"],
+            "asha_finished": sum(each.status == "finished" for each in records["asha"]),
+        }
+    found |= {
         "trial_seconds": sum(tuned.values()) / len(tuned),
         "bare_trial_seconds": sum(bare.values()) / len(bare),
         "overhead_of_tune_and_tracking": sum(tuned[number] for number in bare) / sum(bare.values()) - 1,
