@@ -1,4 +1,4 @@
-"""One part of `dgseg bench data`: a table of named figures, some of which must reach a target."""
+"""One part of `dgseg bench data` or `ranks`: a table of named figures, some of which must reach a target."""
 
 from __future__ import annotations
 
