@@ -113,7 +113,7 @@ class SharedRows {
                                    std::to_string(processes_[size_t(rank)]) + ") is not heard of for " +
                                    std::to_string(int64_t(timeout)) + " s");
       }
-      const timespec moment{0, 50'000};
+      const timespec moment{0, now - began < kLong ? 50'000 : 1'000'000};
       nanosleep(&moment, nullptr);
     }
   }
@@ -141,6 +141,7 @@ class SharedRows {
   static constexpr int kLooks = 2000;         // 20-80 microseconds
   static constexpr double kYielding = 5e-3;   // seconds
   static constexpr double kChecking = 20e-3;  // seconds
+  static constexpr double kLong = 100e-3;     // seconds
 
   char* memory_ = nullptr;
   int rank_, size_;
