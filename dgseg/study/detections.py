@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -24,28 +25,38 @@ def detections(
     say: Callable[[str], None] = print,
 ) -> dict[str, dict[str, Record]]:
     """label -> name of a run -> its record with the scores of unknown objects; of those rows that have a scorer."""
+    asked: dict[str, list[str]] = {}  # name of a run -> scorers
+    rows = {row.label: row.scorer for row in grid.rows}
+    told = [(run, scorer) for run in runs if (scorer := rows[run.label]) is not None and run.name in done]
+    for run, scorer in told:
+        asked.setdefault(run.name, []).append(scorer)
     found: dict[str, dict[str, Record]] = {}
-    for row in grid.rows:
-        for run in runs:
-            if run.label == row.label and row.scorer is not None and run.name in done:
-                scores = _asked(run, row.scorer, storage, device, say)
-                record = done[run.name]
-                found.setdefault(row.label, {})[run.name] = replace(record, averages={**record.averages, **scores})
+    for run, scorer in told:
+        _ask(run, asked[run.name], storage, device, say)
+        scores: dict[str, float] = json.loads(_kept(run, scorer, storage).read_text())
+        record = done[run.name]
+        found.setdefault(run.label, {})[run.name] = replace(record, averages={**record.averages, **scores})
     return found
 
 
-def _asked(run: Run, scorer: str, storage: str, device: torch.device, say: Callable[[str], None]) -> dict[str, float]:
-    folder = local_folder(storage) / run.name
-    kept = folder / f"detection-{scorer}.json"
-    if not kept.exists():
-        model = trained(folder / WEIGHTS).to(device)
-        datasets = {spec: from_spec(spec) for spec in run.recipe.data.test}
-        # The known world that it was trained on, without pairs.
-        training = from_spec(run.recipe.data.sources[0]) if scorer == "mahalanobis" else None
-        rows = detect(model, datasets, scorers_of(model, [scorer], training))
-        scores = means(rows)
+def _kept(run: Run, scorer: str, storage: str) -> Path:
+    return local_folder(storage) / run.name / f"detection-{scorer}.json"
+
+
+def _ask(run: Run, scorers: Sequence[str], storage: str, device: torch.device, say: Callable[[str], None]) -> None:
+    """Those that have not been asked, all of them of the same images."""
+    left = [scorer for scorer in scorers if not _kept(run, scorer, storage).exists()]
+    if not left:
+        return
+    model = trained(local_folder(storage) / run.name / WEIGHTS).to(device)
+    datasets = {spec: from_spec(spec) for spec in run.recipe.data.test}
+    # The known world that it was trained on, without pairs.
+    training = from_spec(run.recipe.data.sources[0]) if "mahalanobis" in left else None
+    found = detect(model, datasets, scorers_of(model, left, training))
+    for scorer in left:
+        scores = means([each for each in found if each.scorer == scorer])
         named = {name: scores[name.lower()] for name in DETECTION}
-        kept.write_text(json.dumps({name: value for name, value in named.items() if value == value}) + "\n")
+        _kept(run, scorer, storage).write_text(
+            json.dumps({name: value for name, value in named.items() if value == value}) + "\n"
+        )
         say(f"{run.label}, seed {run.recipe.seed}: asked by {scorer}, AP {100 * named['AP']:.2f}")
-    values: dict[str, float] = json.loads(kept.read_text())
-    return values
