@@ -28,6 +28,29 @@ VERBS = {
     "train": ("dgseg.cli.train", "train a recipe on this machine; --help lists the recipes and all their fields"),
 }
 
+# name -> (what it needs, what it gives, the commands): the README's table, for who has no README.
+SYSTEMS = {
+    "FLEX-Seg": ("labelled synthetic images", "classes told in fog, rain, snow, night", "dgseg train flexseg-streets"),
+    "BlindNet": ("labelled synthetic images", "features blind to style", "dgseg train blindnet-streets"),
+    "Real-time adaptation": (
+        "the same, and the target's images",
+        "BiSeNet adapted to the target",
+        "dgseg train realtime-streets",
+    ),
+    "Generalize or Detect": (
+        "pairs with an unknown object",
+        "also a score of what no class covers",
+        "dgseg study detection",
+    ),
+}
+
+
+def _systems() -> str:
+    rows = [("system", "needs", "gives", "command"), *((name, *says) for name, says in SYSTEMS.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(["systems:", *(f"  {line}" for line in lines), "", "dgseg train --help lists all their recipes."])
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     return _dispatch(
@@ -41,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(program: str, description: str, verbs: Mapping[str, tuple[str, str]], argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=program, description=description)
     if program == "dgseg":
+        parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, _systems()
         parser.add_argument("--version", action="version", version=f"dgseg {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="<verb>", required=True)
     for verb, (_, summary) in verbs.items():

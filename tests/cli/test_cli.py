@@ -7,7 +7,9 @@ from importlib import import_module
 
 import pytest
 
-from dgseg.cli import VERBS, main
+from dgseg.cli import SYSTEMS, VERBS, main
+from dgseg.recipes import RECIPES
+from dgseg.study.grids import GRIDS
 
 
 def leaves(verbs: Mapping[str, tuple[str, str]], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -26,6 +28,17 @@ def test_help(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
         main([*path, "--help"])
     assert exit.value.code == 0
     assert f"usage: dgseg {' '.join(path)}" in capsys.readouterr().out
+
+
+def test_help_lists_the_systems(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for name, says in SYSTEMS.items():
+        (line,) = (line for line in lines if line.startswith(f"  {name} "))
+        assert all(part in line for part in says)
+        _, verb, what = says[-1].split()
+        assert what in {"train": RECIPES, "study": GRIDS}[verb]
 
 
 def test_help_and_version_load_no_torch():
