@@ -2,6 +2,7 @@
 however the image looks. Each batch is seen twice, as it is and augmented, at the same places.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -206,6 +207,7 @@ class SmallLossConfig(CrossEntropyConfig):
             view=self.view,
             denominator=self.denominator,
             class_weight=self.class_weight,
+            aux_multiple=self.aux_multiple,
             share=self.share,
         )
 
@@ -246,16 +248,19 @@ def pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 def smallest(values: Tensor, valid: Tensor, share: float, group: dist.ProcessGroup | None) -> Tensor:
     """float32: the share of the valid values of all ranks, rounded to a number of pixels and at least one, lies at or
-    below it. Exact: the bits of floats from 0 on are ordered as they are, and are counted half by half."""
-    bits = values.contiguous().view(torch.int32).flatten().long()
+    below it; 0 without a valid value. Exact: the bits of floats from 0 on are ordered as they are, and are counted half
+    by half. NaN, whose sign is anybody's, counts as infinite: the loss itself then stops the run."""
+    bits = values.nan_to_num(nan=math.inf, posinf=math.inf).view(torch.int32).flatten().long()
     upper, lower, counted = bits >> 16, bits & 0xFFFF, valid.flatten().long()
     counts = _histogram(upper, counted, group)
-    wanted = (counts.sum().double() * share).round().long().clamp(min=1)
+    total = counts.sum()
+    wanted = (total.double() * share).round().long().clamp(min=1)
     bucket = (counts.cumsum(0) < wanted).sum().clamp(max=len(counts) - 1)
     before = (counts.cumsum(0) - counts).index_select(0, bucket[None])[0]  # a 0-d index would break a compiled graph
     counts = _histogram(lower, counted * (upper == bucket), group)
     place = (counts.cumsum(0) < wanted - before).sum().clamp(max=len(counts) - 1)
-    return (bucket << 16 | place).to(torch.int32).view(torch.float32)
+    found = (bucket << 16 | place).to(torch.int32).view(torch.float32)
+    return torch.where(total > 0, found, 0.0)
 
 
 def _histogram(places: Tensor, counted: Tensor, group: dist.ProcessGroup | None) -> Tensor:

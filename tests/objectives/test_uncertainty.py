@@ -195,6 +195,18 @@ def test_the_limit_is_exact_with_ties(values: list[float], share: float, void: i
     if values:
         wanted = max(1, round(share * len(values)))
         assert float(limit) == sorted(losses[valid].tolist())[wanted - 1]
+    else:
+        assert float(limit) == 0
+
+
+def test_what_is_not_finite_reaches_the_loss_and_no_index() -> None:
+    """inf - inf is a NaN with a sign, whose bits are no place of a histogram."""
+    outputs, found = views()
+    logits = outputs["augmented"].logits.detach().clone()
+    logits[:] = math.inf
+    outputs["augmented"] = outputs["augmented"]._replace(logits=logits)
+    (loss,) = SmallLossCrossEntropy(CLASSES)(outputs, found, context()).values()
+    assert not loss.isfinite()
 
 
 def test_pixel_losses_are_never_negative_or_infinite() -> None:
@@ -303,6 +315,7 @@ def test_configs_build_what_they_say() -> None:
     }
     small = SmallLossConfig(weight=10.0).build(model)
     assert (small.share, small.weight, small.view, small.name) == (0.8, 10.0, "augmented", "ce_augmented")
+    assert SmallLossConfig(aux_multiple=0).build(model).aux_multiple == 0
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         SmallLossConfig(share=0.0).build(model)
 
