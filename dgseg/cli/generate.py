@@ -1,6 +1,7 @@
 """dgseg generate: CG-Aug, an augmented data set from a labelled one."""
 
 import argparse
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="(image [H, W, 3], box) -> mask, of the pasted object; colour needs no weights (default)",
     )
     passing.add_argument("--iou", type=float, default=0.7, help="of that mask with the pasted one (default: above 0.7)")
-    passing.add_argument("--model", help="that must find the object unknown, with --weights and --least-score")
-    passing.add_argument("--weights", type=Path, metavar="FILE", help="of --model")
-    passing.add_argument("--scorer", default="energy", help="of --model (default: energy)")
+    passing.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="of a model that must find the object unknown, with --least-score",
+    )
+    passing.add_argument("--model", help="its name, where the file does not say it")
+    passing.add_argument("--scorer", default="energy", help="how it is asked (default: energy)")
     passing.add_argument("--least-score", type=float, metavar="U", help="mean over the object's pixels")
     parser.add_argument("--variants", type=int, default=1, help="generated images per image (default: 1)")
     parser.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="of N that run at once: 1/4")
@@ -79,6 +85,9 @@ def main(arguments: argparse.Namespace) -> int:
         quality, filtered_by = _filter(arguments)
         start, (which, parts) = time.monotonic(), arguments.part
         total = len(range(which, len(dataset) * settings.variants, parts))
+        if not total:
+            print(f"part {which + 1}/{parts} has nothing to do: {len(dataset) * settings.variants} images are wanted")
+            return 0
         with progress_bar(f"generating from {dataset.name}", total) as progress:
             summary = generate(
                 dataset,
@@ -124,17 +133,20 @@ def _filter(arguments: argparse.Namespace) -> tuple[Any, str]:
     if segmenter == "":
         segmenter = function_named(arguments.segmenter)
     asked = [arguments.model, arguments.weights, arguments.least_score]
-    if any(each is not None for each in asked) and any(each is None for each in asked):
-        raise ValueError("a model's opinion takes all of --model, --weights and --least-score")
+    if any(each is not None for each in asked) and any(each is None for each in asked[1:]):
+        raise ValueError("a model's opinion takes --weights and --least-score, and --model where the file does not say")
     scorer = None
-    if arguments.model is not None:
-        from dgseg.models import build, load_weights
+    if arguments.weights is not None:
+        from dgseg.models.trained import trained
 
-        options = {"uncertainty": True} if arguments.scorer == "learned" else {}
-        model = build(arguments.model, **options).eval()
-        load_weights(model, arguments.weights)
+        named = arguments.model is not None
+        options = {"uncertainty": True} if named and arguments.scorer == "learned" else {}
+        model = trained(arguments.weights, arguments.model, options=options)
         scorer = scorer_of(model, arguments.scorer)
     said = f"segmenter {arguments.segmenter} above {arguments.iou}"
     if scorer is not None:
-        said += f", {arguments.model} {arguments.weights.name} {arguments.scorer} from {arguments.least_score}"
+        # By what it holds: every run's file is called weights.safetensors.
+        with arguments.weights.open("rb") as file:
+            held = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        said += f", {arguments.model or 'its own'} {held} {arguments.scorer} from {arguments.least_score}"
     return Filter(segmenter, arguments.iou, scorer, arguments.least_score or 0.0), said

@@ -1,6 +1,7 @@
 """Is a generated object there, and where the label map says? A segmenter is shown the pasted object's box alone; what
 it finds must be the pasted outline. A trained model may be asked besides whether the object looks unknown to it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,6 +38,12 @@ class Filter:
     least_score: float = 0.0
     """mean over the objects' pixels"""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.least_iou < 1:
+            raise ValueError(f"least_iou is at least 0 and below 1, as an IoU must be more; it is {self.least_iou}")
+        if math.isnan(self.least_score):
+            raise ValueError("least_score is NaN, which no score is below")
+
     def __call__(self, image: Image, objects: npt.NDArray[np.uint8]) -> Verdict:
         """objects [H, W]: 0, or the number of the object that was pasted there."""
         if not objects.any():
@@ -48,7 +55,7 @@ class Filter:
                 return Verdict(False, iou, None, f"IoU {iou:.2f}, wanted more than {self.least_iou:g}")
         if self.scorer is not None:
             score = float(self.scorer(image)[objects > 0].mean())
-            if score < self.least_score:
+            if not score >= self.least_score:  # NaN is no opinion that lets pass
                 return Verdict(False, iou, score, f"mean anomaly score {score:.3g}, wanted {self.least_score:g}")
         return Verdict(True, iou, score)
 
@@ -56,6 +63,7 @@ class Filter:
         found = segmenter(image, box_of(pasted))
         if found.shape != pasted.shape:
             raise ValueError(f"the segmenter gave a mask {found.shape} for an image {pasted.shape}")
+        found = found != 0  # 0 and 255 are a mask, too
         return float((found & pasted).sum() / (found | pasted).sum())
 
 

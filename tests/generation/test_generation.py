@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dgseg.cli import main
 from dgseg.data import Loader, Sample, open_dataset
@@ -159,6 +160,20 @@ def test_verdicts_name_their_reason() -> None:
     assert Filter(by_colour)(image, np.zeros_like(objects)).good, "nothing is pasted"
 
 
+def test_a_filter_is_not_switched_off_by_what_it_is_given() -> None:
+    image, objects = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint8)
+    objects[5:10, 5:15] = 1
+    for painted in (np.uint8(255), np.float32(1)):
+        verdict = Filter(lambda image, box, on=painted: (objects > 0) * on)(image, objects)
+        assert (verdict.good, verdict.iou) == (True, 1.0), "a mask of 0 and anything"
+    assert not Filter(scorer=lambda image: np.full((20, 30), np.nan), least_score=-9)(image, objects).good
+    for iou in (float("nan"), -0.1, 1.0):
+        with pytest.raises(ValueError, match="least_iou is at least 0 and below 1"):
+            Filter(by_colour, iou)
+    with pytest.raises(ValueError, match="least_score is NaN"):
+        Filter(least_score=float("nan"))
+
+
 def test_a_model_is_asked() -> None:
     torch.manual_seed(0)
     model = build("bisenet_mini", width=8, decoder=16).eval()
@@ -284,8 +299,24 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len(open_dataset("pairs", out)) == 3
     with pytest.raises(SystemExit, match="begun with another"):
         main(["generate", spec, "-o", out, "--segmenter", "none"])
-    with pytest.raises(SystemExit, match="takes all of --model, --weights and --least-score"):
+    with pytest.raises(SystemExit, match="takes --weights and --least-score, and --model where"):
         main(["generate", spec, "-o", out, "--model", "bisenet_mini"])
     name = "tests.generation.test_generation:flat"
     assert main(["generate", spec, "-o", f"{out}2", "--function", name, "--iou", "0.3", "--part", "1/3"]) == 0
     assert "1 images" in capsys.readouterr().out
+    assert main(["generate", spec, "-o", f"{out}3", "--part", "4/4"]) == 0
+    assert "part 4/4 has nothing to do: 3 images are wanted" in capsys.readouterr().out
+
+
+def test_another_model_in_the_filter_is_another_set(tmp_path: Path) -> None:
+    """Every run's file has the same name: what it holds tells them apart."""
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        (tmp_path / str(seed)).mkdir()
+        save_file(build("bisenet_mini").state_dict(), tmp_path / str(seed) / "weights.safetensors")
+    words = ["generate", "streets=game@train,size=64x128,length=1", "-o", str(tmp_path / "set"), "--segmenter", "none"]
+    words += ["--model", "bisenet_mini", "--least-score=-1000", "--weights"]
+    for _ in range(2):
+        assert main([*words, str(tmp_path / "0/weights.safetensors")]) == 0
+    with pytest.raises(SystemExit, match="begun with another made_by"):
+        main([*words, str(tmp_path / "1/weights.safetensors")])
