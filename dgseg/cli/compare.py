@@ -11,7 +11,7 @@ from dgseg.evaluation.table import WIDTH, plain
 from dgseg.study import tables
 from dgseg.study.comparison import Comparison, compare
 from dgseg.study.page import comparison_page, headline
-from dgseg.study.records import Found, from_folders
+from dgseg.study.records import COSTS, Found, from_folders, with_costs
 
 DESCRIPTION = textwrap.fill(
     "Finished runs in groups, mean ± standard deviation over seeds per domain and average, and differences from a "
@@ -22,7 +22,9 @@ DESCRIPTION = textwrap.fill(
 EPILOG = """examples:
   dgseg compare runs --baseline erm-streets --html compared.html
   dgseg compare --experiment dgseg --tag git.dirty=no --plots plots
-  dgseg compare runs --columns cityscapes cityscapes/iou --group-by model.name --latex table2.tex"""
+  dgseg compare runs --columns cityscapes cityscapes/iou --group-by model.name --latex table2.tex
+  dgseg profile bisenet_r18 deeplabv2_r101 --json costs.json
+  dgseg compare runs --profile costs.json --columns cityscapes latency MACs params FPS"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="domains, averages, fog/iou for all classes, fog/iou/road, fog/macc, or fields of the recipe; default: "
         "every average and domain",
     )
+    how.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help=f"of dgseg profile --json: {', '.join(COSTS)} are columns then, too",
+    )
     how.add_argument("--baseline", metavar="GROUP", help="the group that differences are taken from: erm-streets")
     how.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)")
     out = parser.add_argument_group("what is written")
@@ -60,7 +68,7 @@ def main(arguments: argparse.Namespace) -> int:
     with plain_messages("dgseg compare"):
         runs = _runs(arguments)
         found = compare(
-            runs.records,
+            runs.records if arguments.profile is None else with_costs(runs.records, arguments.profile),
             group_by=arguments.group_by,
             columns=arguments.columns,
             baseline=arguments.baseline,

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 from dgseg.evaluation.protocols import AVERAGES
 from dgseg.recipes import RECIPES
-from dgseg.study.records import DETECTION, LOWER_IS_BETTER, VALIDATION, Record
+from dgseg.study.records import COSTS, DETECTION, LOWER_IS_BETTER, VALIDATION, Record
 from dgseg.study.statistics import SeedDifference, Summary, difference, summary
 
 # What may differ between two runs of one group: the seed, and what changes no weights.
 SEED = "seed"
-HARMLESS = frozenset({SEED, "data.loaders", "data.test_batch", "train.save_every", "train.evaluate_every"})
+HARMLESS = frozenset({SEED, "data.loaders", "data.test_batch", "train.save_every", "train.evaluate_every", *COSTS})
 ABSENT = "–"
 
 

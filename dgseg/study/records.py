@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,38 @@ class Record:
     @property
     def scores(self) -> dict[str, float]:
         return {**self.details, **self.averages, **self.domains}
+
+
+COSTS = ("latency", "MACs", "params", "FPS")  # what `dgseg profile` measures: columns of the real-time study's Table 1
+
+
+def with_costs(records: Sequence[Record], profile: Path) -> list[Record]:
+    """With what their models cost as fields, from a file of `dgseg profile --json`. Models go by name and options; a
+    run of another one stays as it is, but some run must be of one."""
+    said = json.loads(profile.read_text())
+    if not isinstance(said, dict) or not {"profile", "results"} <= said.keys():
+        raise ValueError(f"{profile} is no file of `dgseg profile --json`")
+    options = {f"model.options.{name}": str(value) for name, value in said["profile"]["options"].items()}
+    classes = str(said["profile"]["num_classes"])
+    costs = {}
+    for result in said["results"]:
+        row = result["rows"][0]  # the model as it is; what stands beside it comes after
+        if row["times"] is not None:
+            seconds = row["times"]["median"]
+            macs, count = row["arithmetic"]["macs"] / 1e9, row["parameters"]["total"] / 1e6
+            rate = said["profile"]["batch"] / seconds
+            shown = (f"{1e3 * seconds:.2f} ms", f"{macs:.2f} G", f"{count:.2f} M", f"{rate:.2f}")
+            costs[result["name"]] = dict(zip(COSTS, shown, strict=True))
+
+    def costs_of(run: Record) -> Mapping[str, str]:
+        own = {name: value for name, value in run.fields.items() if name.startswith("model.options.")}
+        same = own == options and run.fields.get("model.num_classes") == classes
+        return costs.get(run.fields.get("model.name", ""), {}) if same else {}
+
+    found = [replace(run, fields={**run.fields, **costs_of(run)}) for run in records]
+    if not any(costs_of(run) for run in records):
+        raise ValueError(f"{profile} measures {', '.join(costs) or 'nothing'}: no run has that model and options")
+    return found
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,22 @@ def test_tables_fit_the_line_and_lose_nothing(runs: Path):
             assert sum(widths) + 2 * (len(widths) - 1) <= 80
 
 
+def test_costs_are_columns(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The real-time study's Table 1: scores beside what `dgseg profile` measured, of the same model alone."""
+    model = records(runs)[0].fields["model.name"]
+    costs = str(tmp_path / "costs.json")
+    cheap = ["--size", "64x96", "--rounds", "1", "--json", costs]
+    assert main(["profile", model, *cheap]) == 0
+    capsys.readouterr()
+    columns = ["--columns", "fog", "latency", "MACs", "params", "FPS"]
+    assert main(["compare", str(runs), "--profile", costs, *columns]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in (" ms", " G ", " M ", "FPS"))
+    assert main(["profile", "bisenet_r18", *cheap]) == 0
+    with pytest.raises(SystemExit, match="measures bisenet_r18: no run has that model"):
+        main(["compare", str(runs), "--profile", costs, *columns])
+
+
 def test_latex_escapes(tmp_path: Path):
     for seed, fog in enumerate(FOG["flexseg-streets"]):
         recorded.run(tmp_path, "flexseg-streets", seed, fog)
