@@ -40,6 +40,8 @@ def read(argv: Sequence[str], spaces: Spaces) -> Asked:
     command = checked(parse(rest, prog=PROG))
     if command.run.stop_after is not None:
         raise ValueError("--stop-after is for single runs: a sweep's trials stop at milestones")
+    if options.concurrent is not None and options.concurrent < 1:
+        raise ValueError(f"--concurrent is {options.concurrent}; it must be at least 1")
     return Asked(command, options, chosen(spaces(command.recipe), options.search))
 
 

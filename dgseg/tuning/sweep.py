@@ -20,7 +20,8 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from dgseg.data import from_spec
+from dgseg.data import Dataset, from_spec
+from dgseg.data.files import FileDataset
 from dgseg.data.streets.domains import TARGETS
 from dgseg.launch.command import Command
 from dgseg.recipes import to_yaml
@@ -52,10 +53,13 @@ class SweepConfig:
 
 def objective(recipe: Recipe, on: str | None) -> str:
     """What a trial reports the objective as. Nothing may be selected on what is scored in the end."""
-    domains = [from_spec(spec).domain for spec in recipe.data.validation]
-    targets = {*TARGETS, *(from_spec(spec).domain for spec in recipe.data.test)}
+    validation, test = ([from_spec(spec) for spec in specs] for specs in (recipe.data.validation, recipe.data.test))
+    domains = [each.domain for each in validation]
+    targets = {*TARGETS, *(each.domain for each in test)}
+    scored = {path for each in test for path in _images(each)}
+    renamed = {each.domain for each in validation if not scored.isdisjoint(_images(each))}
     for name in [*domains, *([on] if on else [])]:
-        if name in targets:
+        if name in renamed or any(_overlap(name, target) for target in targets):
             raise ValueError(
                 f"{name} is a target: nothing may be selected on it, or its score would mean nothing. Select on a "
                 f"domain that is no target, as dusk of the streets world: --data.validation streets=dusk@val,…"
@@ -72,10 +76,27 @@ def objective(recipe: Recipe, on: str | None) -> str:
     return f"{on}/miou" if on else "validation"
 
 
+def _overlap(one: str, other: str) -> bool:
+    """Conditions are parts of a domain: acdc/fog of acdc."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+
+
+def _images(dataset: Dataset) -> set[Path]:
+    """Its files, which are the same ones whatever `domain=` calls them."""
+    if not isinstance(dataset, FileDataset):
+        return set()
+    return {dataset.image_path(place).resolve() for place in range(len(dataset))}
+
+
+def first_milestone(steps: int, factor: int) -> int:
+    """Rounded up: what is rounded down leaves room for one milestone more, just before the end."""
+    first: int = -(-steps // factor**DEPTH)
+    return first
+
+
 def of_trials(recipe: Recipe, factor: int) -> Recipe:
     """As every trial trains it: scored on validation alone, at every milestone at the latest."""
-    steps = recipe.schedule.steps
-    every = recipe.train.evaluate_every or max(1, steps // factor**DEPTH)
+    every = recipe.train.evaluate_every or first_milestone(recipe.schedule.steps, factor)
     return replace(
         recipe,
         data=replace(recipe.data, test=()),
@@ -178,7 +199,7 @@ class Sweep:
         config, steps = self.config, self.steps
         if config.scheduler == "none":
             return FIFOScheduler()
-        first = max(1, steps // config.factor**DEPTH)
+        first = first_milestone(steps, config.factor)
         return Milestones(record, self.metric, steps, first, config.factor, cuts.cut.remote)
 
 

@@ -14,6 +14,7 @@ from dgseg.tuning.record import Record, TrialRecord, best
 from dgseg.tuning.search import NUMBER, Milestones, RecordedSearch
 from dgseg.tuning.space import applied, chosen
 from dgseg.tuning.summary import importances
+from dgseg.tuning.sweep import first_milestone
 from tests.tuning.made import trials
 from tuning.spaces import spaces
 
@@ -76,6 +77,15 @@ def test_poor_trials_are_cut_at_milestones_also_after_a_restart(tmp_path: Path) 
     assert cut == [6]
     scheduler.on_trial_result(None, trial, {"step": 1000, "validation": 0.0})
     assert 7 not in cut, "who has come to the end is let finish"
+
+
+@pytest.mark.parametrize("steps", [6, 18, 300, 600, 1000, 40_000])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_the_last_milestone_is_no_later_than_its_part_of_the_steps(steps: int, factor: int, tmp_path: Path) -> None:
+    first = first_milestone(steps, factor)
+    scheduler = Milestones(Record(open_storage(tmp_path)), "validation", steps, first, factor, print)
+    assert [milestone for milestone, _ in scheduler._brackets[0]._rungs] == [first * factor, first]
+    assert first * factor < 1 + steps / factor + factor
 
 
 def test_a_kill_between_milestone_and_stop_stops_the_trial_all_the_same(tmp_path: Path) -> None:

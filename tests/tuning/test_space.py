@@ -6,6 +6,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from dgseg.data.datasets.acdc import CONDITIONS
 from dgseg.launch.command import parse
 from dgseg.recipes import RECIPES, flatten, named, override
 from dgseg.training.recipe import Recipe
@@ -73,6 +74,39 @@ def test_what_is_scored_at_the_end_decides_nothing() -> None:
         objective(tiny({"data.test": [spec]}), None)
 
 
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    """A folder that ACDC and a folder of one's own can both be read from."""
+    places = ["images/a.png", "labels/a.png"]
+    for each in CONDITIONS:
+        places += [f"rgb_anon/{each}/val/a_rgb_anon.png", f"gt/{each}/val/a_gt_labelTrainIds.png"]
+    for place in places:
+        (tmp_path / "real" / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "real" / place).touch()
+    return tmp_path / "real"
+
+
+@pytest.mark.filterwarnings("ignore::dgseg.data.dataset.DataWarning")
+@pytest.mark.parametrize(
+    ("test", "validation"),
+    [
+        ("acdc={0}@val", "acdc={0}@val,condition=fog"),
+        ("acdc={0}@val,condition=fog", "acdc={0}@val"),
+        ("folder={0}", "folder={0}/../real,domain=mine"),
+    ],
+)
+def test_a_target_by_another_name_decides_nothing(test: str, validation: str, real: Path) -> None:
+    specs = {"data.test": [test.format(real)], "data.validation": [validation.format(real)]}
+    with pytest.raises(ValueError, match="is a target"):
+        objective(tiny(specs), None)
+
+
+@pytest.mark.filterwarnings("ignore::dgseg.data.dataset.DataWarning")
+def test_another_condition_may_decide(real: Path) -> None:
+    fog, night = (f"acdc={real}@val,condition={each}" for each in ("fog", "night"))
+    assert objective(tiny({"data.test": [fog], "data.validation": [night]}), None) == "acdc/night/miou"
+
+
 def test_the_objective_by_name() -> None:
     two = ["streets=dusk@val,size=64x96,length=4", "streets=game@val,size=64x96,length=4"]
     assert objective(tiny({"data.validation": two}), None) == "validation"
@@ -87,7 +121,7 @@ def test_the_objective_by_name() -> None:
 def test_trials_are_not_scored_on_targets() -> None:
     found = of_trials(named("flexseg-streets"), 3)
     assert found.data.test == ()
-    assert found.train.evaluate_every == 111
+    assert found.train.evaluate_every == 112
 
 
 def test_the_command_line_reads_both_kinds_of_flags() -> None:
@@ -113,6 +147,8 @@ def test_the_command_line_reads_both_kinds_of_flags() -> None:
     assert (asked.command.run.name, asked.command.launch.workers) == ("x", 2)
     with pytest.raises(ValueError, match="stop-after"):
         read(["flexseg-streets", "--stop-after", "3"], spaces)
+    with pytest.raises(ValueError, match="--concurrent is 0"):
+        read(["flexseg-streets", "--concurrent", "0"], spaces)
 
 
 @pytest.mark.parametrize(
