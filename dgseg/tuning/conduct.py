@@ -49,6 +49,8 @@ def _conduct(made: Sweep, settings: dict[str, Any], at_once: int) -> int:
     trials, parameters = made.config.trials, made.parameters
     console = Console(stderr=True)
     record = Record(made.folder)
+    if len(record.trials) > trials:
+        raise ValueError(f"--trials is {trials}, and {made.name} has begun {len(record.trials)}: they may only grow")
     if record.trials:
         console.print(f"going on with {made.name}: {made.ended(record)} of {trials} trials have ended")
     told = _Told(made, record, Screen(record, parameters, made.metric, made.steps, trials, console))
@@ -68,6 +70,9 @@ def _conduct(made: Sweep, settings: dict[str, Any], at_once: int) -> int:
     complete = made.ended(record) >= trials
     text = write(made.folder, made.name, made.metric, made.command.recipe, record.trials, parameters)
     if told.parent is not None:
+        local = made.folder.local
+        for each in record.of("stopped"):  # also those of which a kill left nobody time to say so
+            told.parent.stopped(each, local and local / each.name, made.steps)
         told.parent.end("FINISHED" if complete else "KILLED", text, made.folder.local, SUMMARY)
     print(text)
     print(f"written to {made.folder.where()}: {', '.join(SUMMARY)}")

@@ -94,8 +94,9 @@ def slices(trials: Sequence[TrialRecord], parameters: Sequence[Parameter], metri
         axes.set_axis_off()
     for row in grid:
         row[0].set_ylabel(f"{metric}, %")
-    label = "steps (open: stopped early; star: best; dotted: recipe's own value)"
-    figure.colorbar(ScalarMappable(norm, _MAP), ax=grid, label=label)
+    figure.colorbar(ScalarMappable(norm, _MAP), ax=grid, label="steps")
+    # Beside the colours it would be longer than a single row is high.
+    figure.suptitle("open: stopped early; star: best; dotted: the recipe's own value", fontsize="small")
     return figure
 
 

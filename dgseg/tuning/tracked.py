@@ -58,12 +58,16 @@ class Parent:
                 points["best/score"] = top.score
             now = time.time_ns() // 1_000_000
             self._client.log_batch(run_id, metrics=[Metric(name, value, now, done) for name, value in points.items()])
-            if trial.status == "stopped" and folder:
-                spool = place.spool_folder(str(folder))
-                self._stopped[spool] = f"by the sweep at step {trial.step} of {steps}"
-                self._mark(spool)
 
         self._told(tell)
+        if trial.status == "stopped":
+            self.stopped(trial, folder, steps)
+
+    def stopped(self, trial: TrialRecord, folder: Path | None, steps: int) -> None:
+        if folder:
+            spool = place.spool_folder(str(folder))
+            self._stopped[spool] = f"by the sweep at step {trial.step} of {steps}"
+            self._told(lambda _: self._mark(spool))
 
     def end(self, status: str, summary: str, folder: Path | None, files: tuple[str, ...]) -> None:
         def tell(run_id: str) -> None:
