@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,33 +148,44 @@ def _in_processes(
     left: Sequence[Run], storage: str, workers: int, device: Any, tracked: "MlflowConfig | None", heard: _Heard
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    turn = context.Value("i", 0)
     threads = max(1, torch.get_num_threads() // workers)
-    with ProcessPoolExecutor(workers, context, _settle, (turn, threads)) as pool:
-        # A few at a time: what is queued in the pool cannot be taken back once Ctrl-C has come.
-        waiting = list(left)
-        going: dict[Future[str], Run] = {}
-        while waiting or going:
-            while len(going) < workers and not heard.outcome.stopped:
-                open_ones = {run.name for run in (*waiting, *going.values())}
-                run = next((run for run in waiting if run.after not in open_ones), None)
-                if run is None:
+    waiting = list(left)
+    whole = False
+    while not whole:  # a process that is killed takes its pool with it
+        whole = True
+        with ProcessPoolExecutor(workers, context, _settle, (context.Value("i", 0), threads)) as pool:
+            going: dict[Future[str], Run] = {}
+            while True:
+                # A few at a time: what is queued in the pool cannot be taken back once Ctrl-C has come.
+                while whole and len(going) < workers and not heard.outcome.stopped:
+                    open_ones = {run.name for run in (*waiting, *going.values())}
+                    run = next((run for run in waiting if run.after not in open_ones), None)
+                    if run is None:
+                        break
+                    waiting.remove(run)
+                    if run.after in heard.outcome.failed:
+                        heard(run, f"{run.after}, which it begins with, failed")
+                        continue
+                    try:
+                        going[pool.submit(_train, run, storage, device, tracked)] = run
+                    except BrokenProcessPool:
+                        waiting.insert(0, run)
+                        whole = False
+                if not going:
                     break
-                waiting.remove(run)
-                if run.after in heard.outcome.failed:
-                    heard(run, f"{run.after}, which it begins with, failed")
-                else:
-                    going[pool.submit(_train, run, storage, device, tracked)] = run
-            if not going:
-                return
-            try:
-                over, _ = wait(going, return_when=FIRST_COMPLETED)
-            except KeyboardInterrupt:  # the processes have heard it too: they save and end
-                heard.outcome.stopped = True
-                continue
-            for future in over:
-                error = future.exception()
-                heard(going.pop(future), future.result() if error is None else f"{type(error).__name__}: {error}")
+                try:
+                    over, _ = wait(going, return_when=FIRST_COMPLETED)
+                except KeyboardInterrupt:  # the processes have heard it too: they save and end
+                    heard.outcome.stopped = True
+                    continue
+                for future in over:
+                    error = future.exception()
+                    run = going.pop(future)
+                    if isinstance(error, BrokenProcessPool):
+                        whole = False
+                        heard(run, "its process was killed, or another beside it, as one is where memory runs out")
+                    else:
+                        heard(run, future.result() if error is None else f"{type(error).__name__}: {error}")
 
 
 def _settle(turn: Any, threads: int) -> None:

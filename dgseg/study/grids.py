@@ -6,6 +6,7 @@ Every row is a whole recipe. Its last checkpoint is scored; nothing is chosen by
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 from dgseg.data.datasets import parse_spec
@@ -175,12 +176,14 @@ GRIDS: dict[str, Callable[[], Grid]] = {
 def within(grid: Grid, budget: Budget, changes: Mapping[str, Any] | None = None) -> Grid:
     """The grid with every recipe changed alike. The longest have the budget's steps, the others their share of them."""
     longest = max(row.recipe.schedule.steps for row in grid.rows)
-    return replace(
-        grid,
-        rows=[
-            replace(row, recipe=override(_budgeted(row.recipe, budget, longest), changes or {})) for row in grid.rows
-        ],
-    )
+    rows = [replace(row, recipe=override(_budgeted(row.recipe, budget, longest), changes or {})) for row in grid.rows]
+    for (one, first), (other, second) in combinations(zip(grid.rows, rows, strict=True), 2):
+        if one.recipe != other.recipe and replace(first.recipe, name="") == replace(second.recipe, name=""):
+            raise ValueError(
+                f"{', '.join(changes or {})}: this makes {one.label!r} and {other.label!r} the same, whose difference "
+                "is what the study is about: leave it out"
+            )
+    return replace(grid, rows=rows)
 
 
 def misaligned(recipe: Recipe, pixels: float) -> Recipe:

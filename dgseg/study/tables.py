@@ -112,7 +112,9 @@ def as_latex(found: Comparison) -> str:
 
 def _latex(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
-        return " & ".join(map(_escaped, cells)) + r" \\"
+        text = " & ".join(map(_escaped, cells)) + r" \\"
+        # What begins with these would be an option of the rule or the line break above it.
+        return "{}" + text if text.startswith(("[", "*")) else text
 
     return "\n".join(
         [
@@ -129,13 +131,14 @@ def _latex(table: Table) -> str:
     )
 
 
+_LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "−": "$-$", "–": "--",
+})  # fmt: skip
+
+
 def _escaped(text: str) -> str:
-    for special, written in {
-        "\\": r"\textbackslash ", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
-        "±": r"$\pm$", "−": "$-$", "–": "--",
-    }.items():  # fmt: skip
-        text = text.replace(special, written)
-    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text.translate(_LATEX))
 
 
 def as_markdown(table: Table) -> str:

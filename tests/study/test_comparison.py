@@ -156,6 +156,14 @@ def test_latex_escapes(tmp_path: Path):
     assert text.count(r"\begin{tabular}{lrrr}") == text.count(r"\end{tabular}") == 1
 
 
+def test_latex_escapes_whatever_a_setting_holds(tmp_path: Path):
+    for seed, path in enumerate(("[a]{b}^2", "~/a\\-1")):
+        recorded.run(tmp_path, "flexseg-streets", seed, 0.1, {"model.weights": path})
+    text = tables.as_latex(compare(records(tmp_path), group_by=["model.weights"], columns=["fog"]))
+    assert r"{}[a]\{b\}\textasciicircum{}2 & 1 & 10.00 \\" in text
+    assert r"\textasciitilde{}/a\textbackslash{}$-$1 & 1 & 10.00 \\" in text
+
+
 def test_without_points_there_are_no_curves(runs: Path):
     for file in runs.glob("*/metrics.jsonl"):
         file.unlink()

@@ -1,6 +1,9 @@
 """Studies: which recipes, by which names, run once; and a small one, really trained."""
 
 import json
+import multiprocessing
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +54,15 @@ def test_rows_differ_in_what_they_say():
     assert [row.label for row in GRIDS["ablation"]().rows] == [
         "baseline", "GAP", "UBE", "GAP + UBE", "GAP + UBE + HAS",
     ]  # fmt: skip
+
+
+def test_rows_stay_as_different_as_their_labels_say():
+    grid = GRIDS["sensitivity"]()
+    assert within(grid, Budget(steps=10), {"data.batch_size": 4})
+    with pytest.raises(ValueError, match=f"objective.ube.alpha: this makes '{CENTRE}' and 'α = 0' the same"):
+        within(grid, Budget(steps=10), {"objective.ube.alpha": 5})
+    for name in GRIDS:
+        within(GRIDS[name](), Budget(steps=1))
 
 
 def test_every_run_has_a_name_of_its_own():
@@ -159,6 +171,26 @@ def test_processes_at_once(grid: Grid, tmp_path: Path):
     runs, storage = plan(grid, (0,)), str(tmp_path / "runs")
     assert execute(runs, storage, workers=2, device="cpu", say=lambda _: None).whole
     assert set(finished(runs, storage)) == {run.name for run in runs}
+
+
+def test_a_process_that_is_killed_costs_its_runs_alone(grid: Grid, tmp_path: Path):
+    runs, storage = plan(grid, (0, 1)), str(tmp_path / "runs")
+
+    def kill() -> None:
+        while not any((tmp_path / "runs" / run.name / "recipe.yaml").exists() for run in runs):
+            time.sleep(0.05)
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    outcome = execute(runs, storage, workers=2, device="cpu", say=lambda _: None)
+    killer.join()
+    assert set(outcome.failed) <= {run.name for run in runs[:2]}
+    assert "process was killed" in next(iter(outcome.failed.values()))
+    assert set(finished(runs, storage)) == {run.name for run in runs} - set(outcome.failed)
+    assert {run.name for run in runs[2:]} <= set(finished(runs, storage))
+    assert execute(runs, storage, device="cpu", say=lambda _: None).whole
 
 
 DETECTS = {
