@@ -54,7 +54,7 @@ def parent(config: MlflowConfig, study: str, description: str) -> MlflowConfig:
     experiment = (
         known.experiment_id if known else client.create_experiment(config.experiment, artifacts_of(str(config.uri)))
     )
-    found = client.search_runs([experiment], f"tags.`{_STUDY}` = '{study}'", max_results=1)
+    found = client.search_runs([experiment], _tagged(_STUDY, study), max_results=1)
     run = (
         found[0]
         if found
@@ -93,7 +93,7 @@ def _search(client: MlflowClient, experiments: Sequence[str], tags: Mapping[str,
             there = ", ".join(each.name for each in client.search_experiments())
             raise ValueError(f"MLflow has no experiment {name!r}; it has {there}")
         ids.append(experiment.experiment_id)
-    wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in (tags or {}).items())
+    wanted = " and ".join(_tagged(name, value) for name, value in (tags or {}).items())
     runs: list[Run] = []
     token = None
     while True:
@@ -102,6 +102,11 @@ def _search(client: MlflowClient, experiments: Sequence[str], tags: Mapping[str,
         token = page.token
         if not token:
             return runs
+
+
+def _tagged(name: str, value: str) -> str:
+    quote = '"' if "'" in value else "'"  # MLflow's filters know no escapes
+    return f"tags.`{name}` = {quote}{value}{quote}"
 
 
 def _record(run: Run) -> Record | None:
