@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     with plain_messages("dgseg compare"):
         runs = _runs(arguments)
+        if not runs.records and runs.left_out:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(runs.left_out.items())[:8])
+            raise ValueError(f"none of {len(runs.left_out)} runs can be compared: {reasons}")
         found = compare(
             runs.records if arguments.profile is None else with_costs(runs.records, arguments.profile),
             group_by=arguments.group_by,

@@ -28,15 +28,15 @@ class Asked:
 
 def read(argv: Sequence[str], spaces: Spaces) -> Asked:
     parser = _parser()
-    if set(argv) & {"-h", "--help"}:
+    options, rest = parser.parse_known_args(argv)
+    if options.help:
+        recipe = parse(rest, prog=PROG).recipe
         parser.print_help()
-        recipe = argv[0] if argv and not argv[0].startswith("-") else "flexseg-streets"
-        print(f"\nwhat may be searched of {recipe}:")
-        for each in spaces(parse([recipe], prog=PROG).recipe):
+        print(f"\nwhat may be searched of {recipe.name}:")
+        for each in spaces(recipe):
             usual = "  (searched unless --search names others)" if each.usual else ""
             print(f"  {each.name}{usual}\n      {each.distribution}\n      {each.why}")
         raise SystemExit(0)
-    options, rest = parser.parse_known_args(argv)
     command = checked(parse(rest, prog=PROG))
     if command.run.stop_after is not None:
         raise ValueError("--stop-after is for single runs: a sweep's trials stop at milestones")

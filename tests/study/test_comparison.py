@@ -148,6 +148,13 @@ def test_costs_are_columns(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
         main(["compare", str(runs), "--profile", costs, *columns])
 
 
+def test_nothing_finished(tmp_path: Path):
+    recorded.run(tmp_path, "erm-streets", 0, 0.4)
+    (tmp_path / "erm-streets-seed0" / "result.json").unlink()
+    with pytest.raises(SystemExit, match="none of 1 runs can be compared: .*erm-streets-seed0: not finished"):
+        main(["compare", str(tmp_path)])
+
+
 def test_latex_escapes(tmp_path: Path):
     for seed, fog in enumerate(FOG["flexseg-streets"]):
         recorded.run(tmp_path, "flexseg-streets", seed, fog)
