@@ -101,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         help="of the search; the trials keep the recipe's (%(default)s)",
     )
     add("--concurrent", type=int, help="trials at once; without it as many as there is room for")
-    add("--measure", action="store_true", help="what ASHA saves and what Tune and tracking cost, instead of a sweep")
+    add(
+        "--measure",
+        choices=("asha", "overhead"),
+        help="instead of a sweep: what ASHA saves, or what Tune and tracking add to a trial",
+    )
     add("-h", "--help", action="store_true", help="this, and what may be searched of the recipe")
     return parser

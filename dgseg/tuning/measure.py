@@ -1,16 +1,17 @@
 """What a sweep costs: ASHA against full trials, and Tune and tracking over the same trials without them.
 
-Three passes, one trial at a time: a sweep with ASHA (none with --scheduler none), one without, and trials of the latter
-again in this process, bare.
-A run's time is from its recipe's arrival in its folder to its result's, the same for all; what a trial takes beyond
-that is its start-up and end on Ray.
+One trial at a time. A run's time is from its recipe's arrival in its folder to its result's, the same for all; what a
+trial takes beyond that is its start-up and end on Ray.
 """
 
 import argparse
 import json
+import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from dgseg.launch.local import run_here
 from dgseg.launch.records import maker
@@ -22,55 +23,81 @@ from dgseg.tuning.record import Record, TrialRecord
 from dgseg.tuning.space import applied
 from dgseg.tuning.sweep import of_trials
 
-BARE = 3  # trials that are run again without Tune
+
+class _Ended(Exception):
+    def __init__(self, status: int) -> None:
+        self.status = status
 
 
 def measure(asked: Asked) -> int:
     run, options = asked.command.run, asked.options
-    name = run.name or f"measure-{asked.command.recipe.name}"
+    name = run.name or f"measure-{options.measure}-{asked.command.recipe.name}"
     storage = open_storage(run.storage).local
     if storage is None:
         raise ValueError("--measure reads the times of files: give it a --storage on this machine")
-    schedulers = ("asha", "none") if options.scheduler == "asha" else ("none",)
-    for scheduler in schedulers:
-        if (storage / f"{name}-{scheduler}").exists():
-            raise ValueError(f"{storage / name}-{scheduler} has begun, and cannot be timed: give another --name")
-    walls, records = {}, {}
-    for scheduler in schedulers:
-        began = monotonic()
-        # Chance, so that both sweeps have the same trials.
-        given = {**vars(options), "scheduler": scheduler, "searcher": "random", "concurrent": 1}
-        command = replace(asked.command, run=replace(run, name=f"{name}-{scheduler}"))
-        if status := conduct(replace(asked, command=command, options=argparse.Namespace(**given))):
-            return status
-        walls[scheduler] = monotonic() - began
-        records[scheduler] = Record(open_storage(storage / f"{name}-{scheduler}")).of("finished", "stopped")
-    full = records["none"]
-    tuned = {each.number: _seconds(storage / f"{name}-none" / each.name) for each in full}
-    bare = {each.number: _bare(asked, each, storage / f"{name}-bare") for each in full[:BARE]}
-    found = {
-        "recipe": asked.command.recipe.name,
-        "steps": asked.command.recipe.schedule.steps,
-        "trials": len(full),
-        "full_sweep_seconds": walls["none"],
-    }
-    if "asha" in walls:
-        found |= {
-            "asha_sweep_seconds": walls["asha"],
-            "asha_share_of_full": walls["asha"] / walls["none"],
-            "asha_finished": sum(each.status == "finished" for each in records["asha"]),
-        }
-    found |= {
-        "trial_seconds": sum(tuned.values()) / len(tuned),
-        "bare_trial_seconds": sum(bare.values()) / len(bare),
-        "overhead_of_tune_and_tracking": sum(tuned[number] for number in bare) / sum(bare.values()) - 1,
-        "startup_and_end_seconds_per_trial": sum(each.seconds - tuned[each.number] for each in full) / len(full),
-        **machine(),
-    }
-    text = json.dumps(found, indent=1)
+    if begun := [path.name for path in storage.glob(f"{name}-*")]:
+        raise ValueError(f"{storage} holds {begun[0]}: what goes on cannot be timed. Give another --name")
+    try:
+        found = _MEASURES[options.measure](asked, storage, name)
+    except _Ended as end:
+        return end.status
+    recipe = asked.command.recipe
+    text = json.dumps({"recipe": recipe.name, "steps": recipe.schedule.steps, **found, **machine()}, indent=1)
     (storage / f"{name}.json").write_text(text + "\n")
     print(text)
     return 0
+
+
+def _asha(asked: Asked, storage: Path, name: str) -> dict[str, Any]:
+    """The sweep with ASHA and without."""
+    walls, records, steps = {}, {}, {}
+    for scheduler in ("asha", "none"):
+        began = monotonic()
+        _sweep(asked, f"{name}-{scheduler}", scheduler=scheduler)
+        walls[scheduler] = monotonic() - began
+        records[scheduler] = Record(open_storage(storage / f"{name}-{scheduler}")).of("finished", "stopped")
+        steps[scheduler] = sum(each.step for each in records[scheduler])
+    return {
+        "trials": len(records["none"]),
+        "asha_finished": sum(each.status == "finished" for each in records["asha"]),
+        "asha_sweep_seconds": walls["asha"],
+        "full_sweep_seconds": walls["none"],
+        "asha_share_of_time": walls["asha"] / walls["none"],
+        "asha_share_of_steps": steps["asha"] / steps["none"],
+    }
+
+
+def _overhead(asked: Asked, storage: Path, name: str) -> dict[str, Any]:
+    """Every trial through Tune and then bare, so that a machine whose speed drifts slows both."""
+    tuned, bare, walls = [], [], []
+    for number in range(asked.options.trials):
+        # The same sweep goes on, by a trial.
+        _sweep(asked, f"{name}-tuned", scheduler="none", trials=number + 1)
+        trial = Record(open_storage(storage / f"{name}-tuned")).trials[number]
+        tuned.append(_seconds(storage / f"{name}-tuned" / trial.name))
+        walls.append(trial.seconds - tuned[-1])
+        bare.append(_bare(asked, trial, storage / f"{name}-bare"))
+    pairs = [through / alone - 1 for through, alone in zip(tuned, bare, strict=True)]
+    return {
+        "trials": len(pairs),
+        "tuned_trial_seconds": tuned,
+        "bare_trial_seconds": bare,
+        "overhead_of_tune_and_tracking": sum(tuned) / sum(bare) - 1,
+        "overhead_of_pairs": pairs,
+        "overhead_of_pairs_standard_error": statistics.stdev(pairs) / len(pairs) ** 0.5 if len(pairs) > 1 else None,
+        "startup_and_end_seconds_per_trial": statistics.mean(walls),
+    }
+
+
+_MEASURES: Mapping[str, Callable[[Asked, Path, str], dict[str, Any]]] = {"asha": _asha, "overhead": _overhead}
+
+
+def _sweep(asked: Asked, name: str, **given: Any) -> None:
+    # Chance, so that all sweeps have the same trials.
+    options = argparse.Namespace(**{**vars(asked.options), "searcher": "random", "concurrent": 1, **given})
+    command = replace(asked.command, run=replace(asked.command.run, name=name))
+    if status := conduct(replace(asked, command=command, options=options)):
+        raise _Ended(status)
 
 
 def _bare(asked: Asked, trial: TrialRecord, storage: Path) -> float:

@@ -151,7 +151,7 @@ def test_costs_are_columns(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_nothing_finished(tmp_path: Path):
     recorded.run(tmp_path, "erm-streets", 0, 0.4)
     (tmp_path / "erm-streets-seed0" / "result.json").unlink()
-    with pytest.raises(SystemExit, match="none of 1 runs can be compared: .*erm-streets-seed0: not finished"):
+    with pytest.raises(SystemExit, match=r"none of 1 runs can be compared: .*erm-streets-seed0: not finished"):
         main(["compare", str(tmp_path)])
 
 
