@@ -4,9 +4,9 @@
 // on two cores, where a batch norm has 2 kB to tell. Here whoever comes last finds the others' rows in its cache, and
 // whoever comes first looks again and again for a moment before it lets go of its core.
 //
-// The memory: a counter per process, each in a cache line of its own, then the rows, twice. Exchange n uses the rows of
-// parity n. A process writes its row of exchange n + 2 over that of n only after everybody counts n + 1, and nobody
-// does before it has read n.
+// The memory: a counter and row sizes per process, each in a cache line of its own, then the rows, twice. Exchange n
+// uses the rows of parity n. A process writes its row of exchange n + 2 over that of n only after everybody counts n +
+// 1, and nobody does before it has read n.
 #pragma once
 
 #include <fcntl.h>
@@ -57,14 +57,24 @@ class SharedRows {
   int size() const { return size_; }
   int64_t capacity() const { return capacity_; }
 
-  // All call it, with rows of the same size, in the same order; `out` gets the rows by rank.
+  // All call it, with rows of the same size, in the same order; `out` gets the rows by rank. After a failure nobody
+  // knows any more which row the others are at: all later calls fail, too.
   void gather(const void* row, int64_t bytes, void* out, double timeout) {
+    if (busy_.exchange(true))
+      throw std::runtime_error("rows are shared by one thread at a time, and not after a failure");
     const uint64_t turn = ++turn_;
     std::memcpy(this->row(rank_, turn), row, size_t(bytes));
+    size_of(rank_, turn) = bytes;
     counter(rank_).store(turn, std::memory_order_release);
     for (int step = 1; step < size_; ++step) await((rank_ + step) % size_, turn, timeout);
-    for (int other = 0; other < size_; ++other)
+    for (int other = 0; other < size_; ++other) {
+      if (size_of(other, turn) != bytes)
+        throw std::runtime_error("rank " + std::to_string(rank_) + " shares a row of " + std::to_string(bytes) +
+                                 " bytes and rank " + std::to_string(other) + " one of " +
+                                 std::to_string(size_of(other, turn)));
       std::memcpy(static_cast<char*>(out) + other * bytes, this->row(other, turn), size_t(bytes));
+    }
+    busy_.store(false);
   }
 
  private:
@@ -80,6 +90,9 @@ class SharedRows {
 
   std::atomic<uint64_t>& counter(int rank) const {
     return *reinterpret_cast<std::atomic<uint64_t>*>(memory_ + rank * kLine);
+  }
+  int64_t& size_of(int rank, uint64_t turn) const {  // beside the counter, of either parity
+    return *reinterpret_cast<int64_t*>(memory_ + rank * kLine + 8 + 8 * (turn % 2));
   }
   char* row(int rank, uint64_t turn) const {
     return memory_ + size_ * kLine + (int64_t(turn % 2) * size_ + rank) * padded(capacity_);
@@ -105,7 +118,7 @@ class SharedRows {
         checked = now;
         pollfd gone{watches_[size_t(rank)], POLLIN, 0};
         // It may have counted just before it ended.
-        if (poll(&gone, 1, 0) > 0 && !arrived())
+        if (poll(&gone, 1, 0) > 0 && (gone.revents & POLLIN) && !arrived())
           throw std::runtime_error("rank " + std::to_string(rank) + " (process " +
                                    std::to_string(processes_[size_t(rank)]) + ") has ended; the others waited for it");
         if (now - began > timeout)
@@ -149,6 +162,7 @@ class SharedRows {
   std::vector<int> processes_;
   std::vector<int> watches_;
   uint64_t turn_ = 0;
+  std::atomic<bool> busy_{false};
 };
 
 }  // namespace dgseg

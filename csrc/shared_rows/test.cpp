@@ -109,10 +109,33 @@ void check_timeout() {
   close(file);
 }
 
+// Rows of different sizes are a mistake, told on every rank; nothing is shared after it.
+void check_sizes() {
+  const int file = shared_file();
+  const auto codes = in_processes([&](int rank, const std::vector<int>& processes) {
+    SharedRows rows(file, rank, processes, kCapacity);
+    double row[2] = {1, 2}, out[2 * kSize];
+    rows.gather(row, 16, out, 60);
+    int told = 0;
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      try {
+        rows.gather(row, rank == 1 ? 8 : 16, out, 60);
+      } catch (const std::runtime_error& error) {
+        told += std::strstr(error.what(), attempt ? "not after a failure" : "bytes and rank") != nullptr;
+      }
+    }
+    usleep(200'000);  // for the others to see it alive
+    return told;
+  });
+  for (int code : codes) CHECK(code == 2, "a process ended with %d", code);
+  close(file);
+}
+
 }  // namespace
 
 int main() {
   check_rows();
+  check_sizes();
   check_death();
   check_timeout();
   std::printf("ok (%s)\n", dgseg::isa_name(dgseg::current_isa()));

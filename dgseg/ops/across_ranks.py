@@ -1,6 +1,6 @@
 """What the ranks of a process group tell each other: rows of a few numbers, from everybody to everybody.
 
-Sums are of all rows in rank order, so that every rank has the same bits. Between processes of one machine rows can go
+Every rank has the same bits of a sum. Between processes of one machine rows can go
 through memory that they share (`share_memory`, csrc/shared_rows): a socket costs .5 to 4 ms, and a step of a model
 with batch norms has dozens of exchanges.
 """
@@ -76,11 +76,7 @@ def share_memory(group: dist.ProcessGroup, timeout: float = 600.0) -> bool:
     Not for compiled code: what a compiler finds of `gather` in a graph goes through sockets."""
     size, rank = dist.get_world_size(group), dist.get_rank(group)
     name = f"dgseg-rows-{os.urandom(8).hex()}"
-    # Memory without a name in any folder: it ends with its last user, however that ends.
-    own = -1
-    if rank == 0 and SharedRows is not None and hasattr(os, "memfd_create"):
-        own = os.memfd_create(name)
-        os.truncate(own, SharedRows.bytes(size, CAPACITY))
+    own = _memory(name, size) if rank == 0 else -1
     told: list[tuple[int, int, str]] = [(-1, -1, "")] * size
     dist.all_gather_object(told, (os.getpid(), own, name), group=group)
     first, file, name = told[0]
@@ -93,6 +89,27 @@ def share_memory(group: dist.ProcessGroup, timeout: float = 600.0) -> bool:
         _shared[group] = _Shared(rows, timeout)
         return True
     return False
+
+
+def share_no_memory(group: dist.ProcessGroup) -> None:
+    """Sockets again. Every rank has to say so, at the same place."""
+    _shared.pop(group, None)
+
+
+def _memory(name: str, size: int) -> int:
+    """A file without a name in any folder, which ends with its last user, however that ends; -1 where there is none."""
+    if SharedRows is None or not hasattr(os, "memfd_create"):
+        return -1
+    try:
+        file = os.memfd_create(name)
+    except OSError:  # an old kernel, or a sandbox
+        return -1
+    try:
+        os.truncate(file, SharedRows.bytes(size, CAPACITY))
+    except OSError:  # a limit of file sizes
+        os.close(file)
+        return -1
+    return file
 
 
 def _rows(path: str, name: str, rank: int, processes: list[int]) -> "SharedRows | None":

@@ -98,7 +98,9 @@ class Session:
         if world.device.type == "cpu":
             keep_freed_memory()
             # What a compiler cuts into graphs may differ between the ranks; all must take the same way.
-            if world.group is not None and not recipe.train.compile:
+            if world.group is not None and recipe.train.compile:
+                across_ranks.share_no_memory(world.group)
+            elif world.group is not None:
                 across_ranks.share_memory(world.group, run.timeout)
         if recipe.train.deterministic:
             torch.use_deterministic_algorithms(True)

@@ -110,6 +110,26 @@ def test_memory_of_somebody_else_is_not_opened() -> None:
         os.close(other)
 
 
+def without_memory(rank: int, group: dist.ProcessGroup) -> dict[str, Any]:
+    refused = OSError(38, "not implemented")
+    with patch.object(os, "memfd_create", side_effect=refused):
+        kernel = across_ranks.share_memory(group)
+    with patch.object(os, "truncate", side_effect=refused):
+        limit = across_ranks.share_memory(group)
+    shared = across_ranks.share_memory(group)
+    across_ranks.share_no_memory(group)
+    with patch.object(across_ranks, "_through_memory", side_effect=across_ranks._through_memory) as way:
+        total = across_ranks.total(torch.ones(3), group)
+    return {"kernel": kernel, "limit": limit, "shared": shared, "total": total, "asked": way.call_count}
+
+
+def test_where_there_is_no_memory_or_none_is_wanted_sockets_do_it() -> None:
+    for one in run_ranks(without_memory):
+        assert (one["kernel"], one["limit"], one["shared"]) == (False, False, True)
+        assert torch.equal(one["total"], torch.full((3,), 2.0))
+        assert one["asked"] == 1
+
+
 def one_dies(rank: int, group: dist.ProcessGroup, folder: str) -> None:
     assert across_ranks.share_memory(group, timeout=300)
     across_ranks.gather(torch.ones(3), group)
