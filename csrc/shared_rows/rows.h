@@ -9,7 +9,6 @@
 // 1, and nobody does before it has read n.
 #pragma once
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>

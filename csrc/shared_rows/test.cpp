@@ -1,4 +1,5 @@
-// Three processes, thousands of rows of changing sizes, each row checked by each process; then one that dies.
+// Three processes, thousands of rows of changing sizes, each row checked by each process; then rows whose sizes differ,
+// one process that dies, and one that lets the others wait.
 #include "rows.h"
 
 #include <signal.h>

@@ -33,10 +33,10 @@ NUMBERS = 257  # float64: mean, deviations of 128 channels and a count
 SOCKETS, MEMORY, ALONE = "through sockets", "through memory", "batch norms of each worker alone"
 
 
-def run(workers: int, quick: bool, steps: int | None = None) -> Part:
+def run(workers: int, quick: bool) -> Part:
     name = "ranks"
     title = f"{workers} workers of one thread each: {NUMBERS} numbers to everybody, and a step of flexseg-streets"
-    rounds, steps = (50, steps or 2) if quick else (2000, steps or 20)
+    rounds, steps = (50, 2) if quick else (2000, 20)
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank, (workers, folder, rounds, steps), nprocs=workers)  # type: ignore[attr-defined, no-untyped-call]
         found: dict[str, Any] = torch.load(Path(folder) / "found.pt", weights_only=True)
