@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BUILD ?= build/inplace
 PYTEST_ARGS ?=
+# Of pytest; 0: in its own process, which -s and --pdb need.
+PROCESSES ?= auto
 BENCH_ARGS ?=
 TRAIN_ARGS ?=
 GPU_PROOF_OUT ?= gpu-proof-out
@@ -48,7 +50,7 @@ build: $(INSTALLED)  ## build the native code into dgseg/_lib
 
 test: build  ## install, build and run the whole suite (minutes)
 	ctest --test-dir $(BUILD) --output-on-failure --no-tests=ignore
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 test-slow: build  ## the long tests: Ray jobs and faults, compiled models, wheels in empty environments
 	$(BIN)/python -m pytest -m slow -v -s $(PYTEST_ARGS)

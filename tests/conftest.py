@@ -1,7 +1,16 @@
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+
+def pytest_configure() -> None:
+    """pytest's processes share the cores, and so do those that their tests start."""
+    if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        threads = max(1, torch.get_num_threads() // int(processes))
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 @pytest.fixture
