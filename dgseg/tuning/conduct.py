@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def conduct(asked: Asked) -> int:
     objective(asked.command.recipe, config.on)  # what is refused is refused before a cluster starts
     # Lists of Tune's that say what the table says, and complain of files that it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with joined(asked) as (command, at_once):
+    with joined(asked) as (command, at_once), _told_to_stop_as_by_hand():
         made = Sweep(command, config, asked.parameters)
         with made.alone() as settings:
             return _conduct(made, settings, at_once)
@@ -98,6 +99,16 @@ class _Told(Recorder):
         if self.parent is not None and trial.status != "running":
             local = self.made.folder.local
             self.parent.ended(trial, self.record.trials, local and local / trial.name, self.steps)
+
+
+@contextmanager
+def _told_to_stop_as_by_hand() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does, for which Tune has its own ways. Ray's own handler ends without a word."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -9,10 +9,12 @@ import json
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from dgseg.launch.command import Command
 from dgseg.launch.local import run_here
 from dgseg.launch.records import maker
 from dgseg.machine import machine
@@ -103,8 +105,17 @@ def _sweep(asked: Asked, name: str, **given: Any) -> None:
 def _bare(asked: Asked, trial: TrialRecord, storage: Path) -> float:
     recipe = of_trials(applied(asked.command.recipe, trial.values), asked.options.factor)
     run = replace(asked.command.run, storage=str(storage), name=trial.name, keep=1, keep_best=0)
-    run_here(replace(asked.command, recipe=recipe, run=run), listeners=maker(None, shown=False))
+    # In a process of its own, as a worker on Ray is: what a first step makes, it makes too.
+    alone = get_context("spawn").Process(target=_alone, args=(replace(asked.command, recipe=recipe, run=run),))
+    alone.start()
+    alone.join()
+    if alone.exitcode != 0:
+        raise _Ended(1)
     return _seconds(storage / trial.name)
+
+
+def _alone(command: Command) -> None:
+    run_here(command, listeners=maker(None, shown=False))
 
 
 def _seconds(folder: Path) -> float:

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(folder: Path, *more: str) -> "subprocess.Popen[str]":
+    recipe = tiny({"schedule.steps": 18, "train.evaluate_every": 2})
+    (folder / "recipe.yaml").write_text(to_yaml(recipe))
     line = [sys.executable, str(ROOT / "tuning" / "sweep.py"), "--recipe", "recipe.yaml", "--name", "mine"]
     line += ["--device", "cpu", "--cpus-per-worker", "1", "--concurrent", "2", "--trials", "3", *more]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))}
@@ -35,18 +37,33 @@ def known(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def wait_for_a_score(folder: Path, sweep: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 240
+    while not any(each["scores"] for each in known(folder)):
+        assert sweep.poll() is None, sweep.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_told_to_stop_says_how_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    sweep = start(tmp_path)
+    wait_for_a_score(tmp_path, sweep)
+    sweep.send_signal(number)
+    said = sweep.communicate(timeout=120)[0]
+    assert sweep.returncode == 130, said
+    assert "stopped; the same command goes on" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "runs" / "mine" / "summary.md").exists()
+
+
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_and_a_failing_trial_is_reported(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    recipe = tiny({"schedule.steps": 18, "train.evaluate_every": 2})
-    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     sweep = start(tmp_path)
-    deadline = time.monotonic() + 240
-    while not any(each["scores"] for each in known(tmp_path)):
-        assert sweep.poll() is None, sweep.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_a_score(tmp_path, sweep)
     sweep.send_signal(signal.SIGKILL)
     sweep.wait()
     before = known(tmp_path)
