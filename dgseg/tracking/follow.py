@@ -67,8 +67,8 @@ def _follow(folder: Path, parent: int) -> int:
             if gone_since is not None:  # what was sent stays: the next start may be writing already
                 sender.abandon()
                 return 0
-            # Never more than a small share of a core: a local database is written by this very process.
-            pause = min(max(_PAUSE, 20 * (time.monotonic() - began)), _LONGEST_PAUSE)
+            # Never more than a hundredth of a core: a local database is written by this very process.
+            pause = min(max(_PAUSE, 100 * (time.monotonic() - began)), _LONGEST_PAUSE)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             print(reason, file=sys.stderr, flush=True)
