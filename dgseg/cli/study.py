@@ -23,6 +23,7 @@ DESCRIPTION = textwrap.fill(
     "Trains every row of a study with several seeds, and says which differences are beyond noise. ablation: the rows "
     "of FLEX-Seg's Table 2. misalignment: mIoU against label misalignment in pixels, with FLEX-Seg and without. "
     "sensitivity: α, τ, λ_gap and k, one at a time. boundary: fixed weightings of boundary pixels, and UBE. "
+    "blindnet: each of its losses. realtime: augmentations, the adversary, and losses beside it. "
     "detection: unknown objects, found by Generalize or Detect, by its baselines and by other scorers; "
     "detection-mask2former: the same on that model. Every run's last checkpoint is scored; nothing is chosen by a "
     "score. Stopped at any time, the same command goes on; a run that is finished is not run again. The exit status is "
@@ -129,7 +130,9 @@ def _dry_run(arguments: argparse.Namespace, grid: Grid, runs: list[Run]) -> int:
         against = next(row.against for row in grid.rows if row.label == run.label)
         beside = f", against {against}" if against else ""
         print(f"{'finished' if run.name in done else 'to run  '}  {run.name}  ({run.label}{beside})")
-    left = [run for run in runs if run.name not in done]
+    # Rows may share a run.
+    names = {run.name for run in runs}
+    left = list({run.name: run for run in runs if run.name not in done}.values())
     if not left:
         print("\nnothing is left to run")
         return 0
@@ -137,7 +140,7 @@ def _dry_run(arguments: argparse.Namespace, grid: Grid, runs: list[Run]) -> int:
     expected = measure(left[-1].recipe, arguments.device)
     seconds = sum(expected.seconds(run.recipe) for run in left)
     print(
-        f"\n{len(left)} of {len(runs)} runs are left: about {_clock(seconds)} one after another. Measured on 8 steps "
+        f"\n{len(left)} of {len(names)} runs are left: about {_clock(seconds)} one after another. Measured on 8 steps "
         f"of {left[-1].label}: {1000 * expected.step:.0f} ms a step, {1000 * expected.image:.0f} ms to score an image, "
         f"{expected.other:.0f} s to begin and end. Runs side by side share the cores."
     )

@@ -52,6 +52,7 @@ RECIPES: dict[str, Named] = {
         blindnet.from_cityscapes,
         blindnet.with_flexseg,
         blindnet.on_streets,
+        blindnet.with_flexseg_on_streets,
         realtime.on_streets,
         detect.stage1,
         detect.stage2,

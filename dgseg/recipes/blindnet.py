@@ -12,7 +12,6 @@ from dgseg.data.augment.presets import BlindNet
 from dgseg.objectives import (
     CovarianceAlignmentConfig,
     CrossEntropyConfig,
-    PrototypeContrastConfig,
     SemanticContrastConfig,
     WhiteningConfig,
 )
@@ -79,17 +78,8 @@ def from_cityscapes() -> Recipe:
 
 def with_flexseg() -> Recipe:
     """BlindNet's losses and FLEX-Seg's in one run"""
-    base = blindnet()
-    whole = flexseg.with_flexseg(base, "blindnet-flexseg")
-    ube, objective = whole.objective.ube, whole.objective
-    assert ube is not None
-    objective = replace(
-        objective,
-        ube=replace(ube, weight=0.5, aux_multiple=2),
-        gap=PrototypeContrastConfig(),
-        ce_augmented=AUGMENTED_CE,
-    )
-    return replace(whole, objective=objective)
+    whole = flexseg.with_flexseg(blindnet(), "blindnet-flexseg")
+    return _as_original_ce(whole, ORIGINAL_CE)
 
 
 def on_streets() -> Recipe:
@@ -108,6 +98,42 @@ def on_streets() -> Recipe:
             contrast=replace(CONTRAST, features=("stage4", "decoder"), dim=64, samples=16, anchors=200, negatives=10),
         ),
     )
+
+
+def with_flexseg_on_streets() -> Recipe:
+    """BlindNet's losses and FLEX-Seg's in one run on the streets world"""
+    base, ours = on_streets(), streets.flexseg()
+    whole = flexseg.with_flexseg(base, "blindnet-flexseg-streets", hardness=ours.sampler.hardness)
+    whole = replace(whole, objective=replace(whole.objective, gap=ours.objective.gap))
+    return _as_original_ce(whole, base.objective.ce)
+
+
+def _as_original_ce(whole: Recipe, ce: CrossEntropyConfig | None) -> Recipe:
+    """UBE in the place of the original view's cross-entropy has its weights."""
+    ube = whole.objective.ube
+    assert ube is not None
+    assert ce is not None
+    ube = replace(ube, weight=ce.weight, aux_multiple=ce.aux_multiple)
+    return replace(whole, objective=replace(whole.objective, ube=ube))
+
+
+def rows(whole: ObjectiveConfig) -> dict[str, ObjectiveConfig]:
+    """Of Tables 4 and 5: its losses alone and together."""
+    covariance, contrast = whole.covariance, whole.contrast
+    assert covariance is not None
+    assert contrast is not None
+    without_sdcl = replace(contrast, sdcl=None)
+    parts = {
+        "none": (None, None),
+        "cm": (replace(covariance, ccl=None), None),
+        "cm-cc": (covariance, None),
+        "cwcl": (None, without_sdcl),
+        "cwcl-sdcl": (None, contrast),
+        "cm-cc-cwcl": (covariance, without_sdcl),
+        "all": (covariance, contrast),
+        "cc-whitening": (replace(covariance, cross="whitening"), None),
+    }
+    return {row: replace(whole, covariance=one, contrast=other) for row, (one, other) in parts.items()}
 
 
 def variant(name: str, objective: ObjectiveConfig, base: Callable[[], Recipe] = blindnet) -> Recipe:
@@ -150,17 +176,11 @@ def recipes() -> dict[str, tuple[Callable[[], Recipe], str]]:
         add(f"blindnet-{kind}", says, baseline, "whitening", WhiteningConfig(kind=kind))
     says = "RobustNet (ISW), a baseline of BlindNet's"
     add("blindnet-robustnet", says, baseline, "whitening", WhiteningConfig(), True)
-    alone = {
-        "cm": replace(WHOLE, covariance=replace(COVARIANCE, ccl=None), contrast=None),
-        "cm-cc": replace(WHOLE, contrast=None),
-        "cwcl": replace(WHOLE, covariance=None, contrast=replace(CONTRAST, sdcl=None)),
-        "cwcl-sdcl": replace(WHOLE, covariance=None),
-        "cm-cc-cwcl": replace(WHOLE, contrast=replace(CONTRAST, sdcl=None)),
-        "all": WHOLE,
-        "cc-whitening": replace(WHOLE, covariance=replace(COVARIANCE, cross="whitening"), contrast=None),
-    }
-    for row, objective in alone.items():
-        add(f"ablation-blindnet-{row}", f"a row of BlindNet's Tables 4 and 5: {row}", variant, objective)
+    for world, base in (("", blindnet), ("streets-", on_streets)):
+        on = " on the streets world" if world else ""
+        for row, objective in rows(base().objective).items():
+            says = f"a row of BlindNet's Tables 4 and 5{on}: {row}"
+            add(f"ablation-blindnet-{world}{row}", says, variant, objective, base)
     switches: dict[str, dict[str, Any]] = {
         "classes-10": {"objective.contrast.classes": 10},
         "samples-10": {"objective.contrast.samples": 10},

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from dgseg.data.augment.presets import RealTime, Streets
+from dgseg.data.augment.presets import RealTime
 from dgseg.objectives import AdversarialConfig, CrossEntropyConfig, FocalDiceConfig
 from dgseg.recipes import streets
 from dgseg.training.recipe import (
@@ -29,6 +29,24 @@ CITYSCAPES_IMAGES, GTA5_IMAGES, EPOCHS = 1572, 2500, 50
 CITYSCAPES_TRAIN = "cityscapes=data/cityscapes@train,files=data/cityscapes-2072.txt"
 GTA5_TRAIN = "gta5=data/gta5@all,files=data/gta5-2500.txt"
 CITYSCAPES_VAL = "cityscapes=data/cityscapes@val"
+STREETS = (192, 384)
+CE = ObjectiveConfig(ce=CrossEntropyConfig())
+# Of Table 2: what is done to the source's images.
+AUGMENTATIONS = {
+    "none": (),
+    "flip": ("flip",),
+    "jitter": ("jitter",),
+    "jitter-flip": ("jitter", "flip"),
+    "all": ("flip", "jitter", "crop"),
+}
+# Of Table 4: what stands in the place of Table 3's cross-entropy.
+LOSSES = {
+    "focal": FocalDiceConfig.focal(),
+    "focal-weighted": FocalDiceConfig.focal("median_frequency"),
+    "dice": FocalDiceConfig.dice(),
+    "dice-weighted": FocalDiceConfig.dice("median_frequency"),
+    **{f"combined-{alpha}": FocalDiceConfig.combined(alpha) for alpha in (0.3, 0.5, 0.7)},
+}
 BISENET = (ModelConfig("bisenet_r18", pretrained=True), SGDConfig(lr=2.5e-2, weight_decay=1e-4))
 DEEPLAB = (ModelConfig("deeplabv2_r101", pretrained=True), SGDConfig(lr=1e-3, weight_decay=5e-4))
 
@@ -49,7 +67,7 @@ def source_only(
     source: str,
     count: int,
     augment: RealTime,
-    objective: ObjectiveConfig | None = None,
+    objective: ObjectiveConfig = CE,
     epochs: int = EPOCHS,
 ) -> Recipe:
     model, optimizer = network
@@ -59,7 +77,7 @@ def source_only(
             sources=(source,), augment=augment, batch_size=16, loaders=4, test=(CITYSCAPES_VAL,), protocol="realtime"
         ),
         model=model,
-        objective=objective or ObjectiveConfig(ce=CrossEntropyConfig()),
+        objective=objective,
         optimizer=optimizer,
         schedule=ScheduleConfig(steps=steps(count, 16, epochs), power=0.9),
         train=TrainConfig(precision="bf16", save_every=1000),
@@ -78,19 +96,17 @@ def adversarial(name: str, batch: int, objective: ObjectiveConfig) -> Recipe:
     )
 
 
-def on_streets() -> Recipe:
+def on_streets(name: str = "realtime-streets", objective: ObjectiveConfig = CE) -> Recipe:
     """adversarial adaptation to fog on the streets world"""
+    base = streets_source(name, "jitter")
+    target = TargetConfig(f"streets=fog@train,use=adaptation,{streets.SIZE}", 4, augmented(STREETS))
+    objective = replace(objective, adversarial=AdversarialConfig(width=16))
+    return replace(base, data=replace(base.data, target=target), objective=objective)
+
+
+def streets_source(name: str, *parts: str) -> Recipe:
     base = streets.erm()
-    target = TargetConfig(f"streets=fog@train,use=adaptation,{streets.SIZE}", 4, Streets())
-    return replace(
-        base,
-        name="realtime-streets",
-        data=replace(base.data, batch_size=4, target=target),
-        objective=ObjectiveConfig(
-            ce=CrossEntropyConfig(),
-            adversarial=AdversarialConfig(width=16),
-        ),
-    )
+    return replace(base, name=name, data=replace(base.data, batch_size=4, augment=augmented(STREETS, *parts)))
 
 
 def recipes() -> dict[str, tuple[Callable[[], Recipe], str]]:
@@ -106,33 +122,20 @@ def recipes() -> dict[str, tuple[Callable[[], Recipe], str]]:
         cityscapes = (network, CITYSCAPES_TRAIN, CITYSCAPES_IMAGES, augmented(CITYSCAPES))
         add(f"realtime-cityscapes-{model}", says, source_only, *cityscapes)
         add(f"realtime-cityscapes-{model}-weighted", f"{says}, weighted classes", source_only, *cityscapes, weighted)
-    rows = {
-        "none": (),
-        "flip": ("flip",),
-        "jitter": ("jitter",),
-        "jitter-flip": ("jitter", "flip"),
-        "all": ("flip", "jitter", "crop"),
-    }
-    for row, parts in rows.items():
+    for row, parts in AUGMENTATIONS.items():
         augment = augmented(GTA5, *parts)
         says = f"real-time Table 2: BiSeNet on GTA5, augmentation {row}"
         add(f"realtime-augment-{row}", says, source_only, BISENET, GTA5_TRAIN, GTA5_IMAGES, augment)
+        add(f"realtime-streets-augment-{row}", f"the same on the streets world: {row}", streets_source, *parts)
     for part in ("jitter", "crop", "flip"):
         augment = augmented(GTA5, part)
         says = f"real-time study, 10 epochs with {part} alone"
-        add(
-            f"realtime-augment-{part}-10-epochs", says, source_only, BISENET, GTA5_TRAIN, GTA5_IMAGES, augment, None, 10
-        )
+        add(f"realtime-augment-{part}-10-epochs", says, source_only, BISENET, GTA5_TRAIN, GTA5_IMAGES, augment, CE, 10)
     says = "real-time Table 3: BiSeNet adapted to Cityscapes by an adversary"
-    add("realtime-adversarial", says, adversarial, 8, ObjectiveConfig(ce=CrossEntropyConfig()))
-    losses = {
-        "focal": FocalDiceConfig.focal(),
-        "focal-weighted": FocalDiceConfig.focal("median_frequency"),
-        "dice": FocalDiceConfig.dice(),
-        "dice-weighted": FocalDiceConfig.dice("median_frequency"),
-        **{f"combined-{alpha}": FocalDiceConfig.combined(alpha) for alpha in (0.3, 0.5, 0.7)},
-    }
-    for row, loss in losses.items():
+    add("realtime-adversarial", says, adversarial, 8, CE)
+    for row, loss in LOSSES.items():
+        objective = ObjectiveConfig(focal_dice=loss)
         says = f"real-time Table 4: adversary and {row} loss"
-        add(f"realtime-adversarial-{row}", says, adversarial, 4, ObjectiveConfig(focal_dice=loss))
+        add(f"realtime-adversarial-{row}", says, adversarial, 4, objective)
+        add(f"realtime-streets-{row}", f"the same on the streets world: {row}", on_streets, objective)
     return found

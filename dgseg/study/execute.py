@@ -103,7 +103,7 @@ def execute(
             first.setdefault(run.name, run)
     left = list(first.values())
     if done:
-        say(f"{len(done)} of {len(runs)} runs are finished already")
+        say(f"{len(done)} of {len({run.name for run in runs})} runs are finished already")
     outcome = Outcome()
     heard = _Heard(outcome, len(left), say)
     if workers == 1:

@@ -12,6 +12,7 @@ from typing import Any
 from dgseg.data.datasets import parse_spec
 from dgseg.recipes import detect, named, override
 from dgseg.recipes.ablation import ROWS, WEIGHTINGS
+from dgseg.recipes.realtime import AUGMENTATIONS, LOSSES
 from dgseg.study.charts import Lines
 from dgseg.training.recipe import Recipe
 
@@ -23,6 +24,14 @@ SENSITIVITY: dict[str, tuple[str, tuple[float, ...]]] = {
     "τ": ("objective.gap.temperature", (0.02, 0.07, 0.2, 0.5)),
     "λ_gap": ("objective.gap.weight", (0.1, 0.5, 2.0, 8.0, 32.0)),
     "k": ("sampler.hardness.steepness", (0.0125, 0.025, 0.05, 0.1, 0.4)),
+}
+BLINDNET = {  # row of its recipes -> label
+    "cm": "CML",
+    "cm-cc": "CML + CCL",
+    "cwcl": "CWCL",
+    "cwcl-sdcl": "CWCL + SDCL",
+    "cm-cc-cwcl": "CML + CCL + CWCL",
+    "all": "BlindNet",
 }
 PIXELS = (0.0, 1.0, 2.0, 4.0, 8.0)
 # Ways to ask a model that was trained on known classes alone.
@@ -134,6 +143,36 @@ def sensitivity() -> Grid:
     )
 
 
+def blindnet() -> Grid:
+    base = "cross-entropy"
+    return Grid(
+        "blindnet",
+        "What does each of BlindNet's losses bring? Its Table 5 in small; cross-entropy is that of both views too.",
+        [
+            Row(base, named("ablation-blindnet-streets-none")),
+            *(Row(label, named(f"ablation-blindnet-streets-{row}"), base) for row, label in BLINDNET.items()),
+            Row("BlindNet + FLEX-Seg", named("blindnet-flexseg-streets"), base),
+        ],
+    )
+
+
+def realtime() -> Grid:
+    plain, adversary = "source alone", "adversary"
+    augmented = {parts: f"{plain}, {parts}" for parts in AUGMENTATIONS if parts != "none"}
+    rows = [
+        Row(plain, named("realtime-streets-augment-none")),
+        *(Row(label, named(f"realtime-streets-augment-{parts}"), plain) for parts, label in augmented.items()),
+        Row(adversary, named("realtime-streets"), augmented["jitter"]),
+        *(Row(f"{adversary}, {loss}", named(f"realtime-streets-{loss}"), adversary) for loss in LOSSES),
+    ]
+    return Grid(
+        "realtime",
+        "What do augmentation, an adversary that has seen fog's images, and other losses bring? Tables 2 to 4 of the "
+        "real-time study in small: what is adapted to is fog.",
+        rows,
+    )
+
+
 def detection(model: str = detect.DEEPLAB) -> Grid:
     infix = "mask2former-" if model == detect.MASK2FORMER else ""
     start, base = named(f"detect-streets-{infix}start"), "energy"
@@ -153,7 +192,8 @@ def detection(model: str = detect.DEEPLAB) -> Grid:
     for shift in detect.SHIFTS:
         first = f"{shift}, stage 1"
         stages = [named(f"ablation-detect-{infix}{shift}-stage{number}") for number in (1, 2)]
-        rows.append(Row(first, stages[0], after="start", shown=False))
+        unscored = override(stages[0], {"data.test": [], "data.validation": []})
+        rows.append(Row(first, unscored, after="start", shown=False))
         rows.append(Row(f"Generalize or Detect, {shift}", stages[1], base, first, "learned"))
     return Grid(
         "detection" if not infix else "detection-mask2former",
@@ -168,6 +208,8 @@ GRIDS: dict[str, Callable[[], Grid]] = {
     "misalignment": misalignment,
     "sensitivity": sensitivity,
     "boundary": boundary,
+    "blindnet": blindnet,
+    "realtime": realtime,
     "detection": detection,
     "detection-mask2former": partial(detection, detect.MASK2FORMER),
 }

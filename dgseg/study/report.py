@@ -123,7 +123,7 @@ def _readme(grid: Grid, found: Comparison, command: str) -> str:
 
 def _made(found: Comparison) -> str:
     """On what, with what, at which commit: every kind of run once."""
-    runs = [run for of_row in found.groups.values() for run in of_row]
+    runs = {run.where: run for of_row in found.groups.values() for run in of_row}.values()  # rows may share a run
     steps = ", ".join(dict.fromkeys(run.fields.get("schedule.steps", ABSENT) for run in runs))
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     machines = dict.fromkeys(_made_with(run.made) for run in runs)

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dgseg.cli import main
+from dgseg.objectives import with_median_frequency
 from dgseg.recipes import differences, named
 from dgseg.study import report
 from dgseg.study.execute import execute, finished, plan
@@ -35,11 +36,14 @@ def test_a_grid_is_sound(name: str):
     for row in small:
         model = assemble.model(row.recipe.model)
         assemble.check(row.recipe, world_size=1)
-        for config in assemble.present(row.recipe.objective).values():
+        weighted = with_median_frequency(row.recipe.objective, (1.0,) * 19)
+        for config in assemble.present(weighted).values():
             config.build(model)
         assert row.recipe.schedule.steps == (6 if row.after else 20)  # stages are shorter than what they begin with
         assert row.recipe.schedule.warmup == (0 if row.after else 1)
         assert all("length=8" in spec for spec in (*row.recipe.data.test, *row.recipe.data.validation))
+        shown = row.shown or any(other.recipe == row.recipe for other in small if other.shown)
+        assert bool(row.recipe.data.test) == shown, "nothing is scored that nobody sees"
 
 
 def test_rows_differ_in_what_they_say():
@@ -247,7 +251,12 @@ def test_stages_begin_with_each_others_weights_and_are_asked_for_unknown_objects
     assert shown.values("energy", "AP") != shown.values("Mahalanobis", "AP")
     assert shown.values("energy", "fog") == shown.values("Mahalanobis", "fog")
     report.write(chained, shown, tmp_path / "out", "dgseg study detection")
-    assert "AP" in (tmp_path / "out" / "README.md").read_text()
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "AP" in readme
+    assert "4 runs, seeds 0, 1" in readme, "rows that ask one model in two ways share its run"
+    said.clear()
+    assert execute(runs, storage, device="cpu", say=said.append).whole
+    assert said == ["4 of 4 runs are finished already"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
