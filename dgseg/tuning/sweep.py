@@ -27,10 +27,11 @@ from dgseg.launch.command import Command
 from dgseg.recipes import to_yaml
 from dgseg.training.recipe import Recipe
 from dgseg.training.storage import Storage, open_storage
+from dgseg.tuning.cuts import Cuts
 from dgseg.tuning.record import Record, TrialRecord
 from dgseg.tuning.search import NUMBER, Milestones, RecordedSearch
 from dgseg.tuning.space import Parameter
-from dgseg.tuning.trial import Cuts, Trial
+from dgseg.tuning.trial import Trial
 
 SETTINGS, TUNE = "sweep.json", "tune"
 DEPTH = 2  # milestones: steps / factor² and steps / factor

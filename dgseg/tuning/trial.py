@@ -1,6 +1,5 @@
 """One trial: a run on Ray Train like any other, whose scores go to Tune, and whose record in MLflow to the sweep's."""
 
-import asyncio
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -17,26 +16,6 @@ from dgseg.training.listener import Listener
 from dgseg.tuning.record import trial_name
 from dgseg.tuning.search import NUMBER
 from dgseg.tuning.space import applied
-
-
-class Cuts:
-    """A Ray actor: which trials are to stop. Its methods are coroutines, so that any number of trials may wait."""
-
-    def __init__(self) -> None:
-        self._cut: dict[int, asyncio.Event] = {}
-
-    async def cut(self, number: int) -> None:
-        self._of(number).set()
-
-    async def is_cut(self, number: int) -> bool:
-        return self._of(number).is_set()
-
-    async def decided(self, number: int) -> None:
-        """Returns when the trial is to stop."""
-        await self._of(number).wait()
-
-    def _of(self, number: int) -> asyncio.Event:
-        return self._cut.setdefault(number, asyncio.Event())
 
 
 class Ear(Listener):

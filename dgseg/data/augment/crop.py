@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import pad
 
 from dgseg.data.augment.geometry import check_range, resized, resized_map
 from dgseg.data.augment.transform import AnySample, Transform
@@ -115,12 +115,13 @@ def padded(sample: Sample, size: tuple[int, int], fill: tuple[int, int, int] = I
     down, across = (max(0, wanted - have) for have, wanted in zip(sample.size, size, strict=True))
     if not down and not across:
         return sample
-    edges = [0, 0, across, down]
+    edges = (0, across, 0, down)
+    image = torch.stack([pad(channel, edges, value=value) for channel, value in zip(sample.image, fill, strict=True)])
     return Sample(
-        F.pad_image(sample.image, edges, fill=list(fill)),
-        None if sample.label is None else F.pad_mask(sample.label, edges, fill=VOID),
+        image,
+        None if sample.label is None else pad(sample.label, edges, value=VOID),
         sample.id,
-        {name: F.pad_mask(each, edges, fill=0) for name, each in sample.extra.items()},
+        {name: pad(each, edges) for name, each in sample.extra.items()},
         {name: padded(view, size, fill) for name, view in sample.views.items()},
     )
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 
 from dgseg.data.augment.transform import AnySample, Transform
 from dgseg.data.sample import Draw, Sample
@@ -42,9 +41,11 @@ class Torchvision(Transform):
 
 def _tv_tensors(sample: Sample) -> dict[str, Any]:
     """All in one: a transform draws once for whatever it is called with."""
+    from torchvision import tv_tensors  # takes seconds, and whoever has a transform has done it
+
     return {
         "image": tv_tensors.Image(sample.image),
-        "label": _mask(sample.label),
+        "label": None if sample.label is None else tv_tensors.Mask(sample.label),
         "extra": {name: tv_tensors.Mask(each) for name, each in sample.extra.items()},
         "views": {name: _tv_tensors(view) for name, view in sample.views.items()},
     }
@@ -58,10 +59,6 @@ def _plain_sample(out: dict[str, Any], like: Sample) -> Sample:
         {name: _plain(each) for name, each in out["extra"].items()},
         {name: _plain_sample(out["views"][name], view) for name, view in like.views.items()},
     )
-
-
-def _mask(label: Tensor | None) -> tv_tensors.Mask | None:
-    return None if label is None else tv_tensors.Mask(label)
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import interpolate
 
 from dgseg.data.augment.transform import AnySample, Transform, mapped
 from dgseg.data.sample import Draw, Sample
@@ -21,7 +21,11 @@ class Flip(Transform):
     geometric: ClassVar[bool] = True
 
     def apply(self, sample: AnySample, rng: np.random.Generator, draw: Draw) -> Sample:
-        return mapped(sample.whole(), F.horizontal_flip_image, F.horizontal_flip_mask)
+        return mapped(sample.whole(), _mirrored, _mirrored)
+
+
+def _mirrored(image: Tensor) -> Tensor:
+    return image.flip(-1)
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,10 @@ def resized_image(image: Tensor, size: tuple[int, int]) -> Tensor:
         return resized_image(image.mT, (1, size[0])).mT
     # Its kernel for bytes takes images of one row or column for another memory layout: wrong pixels, or an error.
     thin = min(*size, *image.shape[-2:]) == 1
-    out: Tensor = F.resize_image(
-        image.contiguous().float() if thin else image,
-        list(size),
-        interpolation=F.InterpolationMode.BILINEAR,
-        antialias=True,
-    )
+    image = image.contiguous().float() if thin else image
+    # By way of rows first: a batch of one keeps the strides of decoded images, which torch's kernel writes fastest.
+    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    out = interpolate(batch, size, mode="bilinear", antialias=True)[0]
     return out.round_().to(torch.uint8) if thin else out
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.transforms.v2 import functional as F
 
 from dgseg.data.augment.geometry import check_range
 from dgseg.data.augment.transform import AnySample, Transform
@@ -131,7 +130,30 @@ class ColourJitter(Colour):
         return image
 
 
-_ADJUST = (F.adjust_brightness_image, F.adjust_contrast_image, F.adjust_saturation_image)
+def _brightened(image: Tensor, factor: float) -> Tensor:
+    return (image * factor).clamp_(0, 255).to(torch.uint8)
+
+
+def _contrasted(image: Tensor, factor: float) -> Tensor:
+    return _blended(image, _grey(image).mean(), factor)
+
+
+def _saturated(image: Tensor, factor: float) -> Tensor:
+    return _blended(image, _grey(image), factor)
+
+
+def _blended(image: Tensor, other: Tensor, factor: float) -> Tensor:
+    return (image * factor).add_(other, alpha=1 - factor).clamp_(0, 255).to(torch.uint8)
+
+
+def _grey(image: Tensor) -> Tensor:
+    """In whole numbers, as floats."""
+    red, green, blue = image
+    grey: Tensor = (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()
+    return grey
+
+
+_ADJUST = (_brightened, _contrasted, _saturated)
 
 
 @dataclass(frozen=True)
