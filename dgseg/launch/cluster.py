@@ -32,6 +32,7 @@ def cluster(launch: LaunchConfig) -> Iterator[LaunchConfig]:
     if own:
         share = launch.cpus_per_worker or max(1, (os.cpu_count() or 1) // launch.workers)
         launch = replace(launch, cpus_per_worker=share)
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this node away
         ray.init(
             "local",
             num_cpus=share * launch.workers,
