@@ -1,32 +1,38 @@
 """What a sweep costs: ASHA against full trials, and Tune and tracking over the same trials without them.
 
-One trial at a time. A run's time is from its recipe's arrival in its folder to its result's, the same for all; what a
-trial takes beyond that is its start-up and end on Ray.
+One trial at a time.
 """
 
 import argparse
 import json
+import signal
 import statistics
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from time import monotonic
-from typing import Any
+from typing import Any, Self
 
-from dgseg.launch.command import Command
+import psutil
+
 from dgseg.launch.local import run_here
 from dgseg.launch.records import maker
 from dgseg.machine import machine
+from dgseg.training.journal import FILE as JOURNAL
 from dgseg.training.storage import open_storage
 from dgseg.tuning.conduct import conduct
 from dgseg.tuning.main import Asked
-from dgseg.tuning.record import Record, TrialRecord
+from dgseg.tuning.record import Record, TrialRecord, trial_name
 from dgseg.tuning.space import applied
 from dgseg.tuning.sweep import of_trials
 
+TURN = 4.0  # seconds; Ray takes a process for lost after ten
+PATIENCE = 60.0  # seconds that a run has to save and end when the other has failed
 
-class _Ended(Exception):
+
+class Ended(Exception):
     def __init__(self, status: int) -> None:
         self.status = status
 
@@ -41,7 +47,7 @@ def measure(asked: Asked) -> int:
         raise ValueError(f"{storage} holds {begun[0]}: what goes on cannot be timed. Give another --name")
     try:
         found = _MEASURES[options.measure](asked, storage, name)
-    except _Ended as end:
+    except Ended as end:
         return end.status
     recipe = asked.command.recipe
     text = json.dumps({"recipe": recipe.name, "steps": recipe.schedule.steps, **found, **machine()}, indent=1)
@@ -51,43 +57,61 @@ def measure(asked: Asked) -> int:
 
 
 def _asha(asked: Asked, storage: Path, name: str) -> dict[str, Any]:
-    """The sweep with ASHA and without."""
-    walls, records, steps = {}, {}, {}
-    for scheduler in ("asha", "none"):
-        began = monotonic()
-        _sweep(asked, f"{name}-{scheduler}", scheduler=scheduler)
-        walls[scheduler] = monotonic() - began
-        records[scheduler] = Record(open_storage(storage / f"{name}-{scheduler}")).of("finished", "stopped")
-        steps[scheduler] = sum(each.step for each in records[scheduler])
+    """The sweep with ASHA, against as many trials like those that it let come to their end."""
+    began, name = time.monotonic(), f"{name}-asha"
+    _sweep(asked, name, scheduler="asha")
+    wall = time.monotonic() - began
+    trials = Record(open_storage(storage / name)).of("finished", "stopped")
+    whole = [each for each in trials if each.status == "finished"]
+    own = {each.number: _own_seconds(storage / name / each.name) for each in trials}
+    full = len(trials) * statistics.mean(each.seconds for each in whole)
     return {
-        "trials": len(records["none"]),
-        "asha_finished": sum(each.status == "finished" for each in records["asha"]),
-        "asha_sweep_seconds": walls["asha"],
-        "full_sweep_seconds": walls["none"],
-        "asha_share_of_time": walls["asha"] / walls["none"],
-        "asha_share_of_steps": steps["asha"] / steps["none"],
+        "trials": len(trials),
+        "finished_trials": len(whole),
+        "finished_trial_seconds": [each.seconds for each in whole],
+        "finished_trial_own_seconds": [own[each.number] for each in whole],
+        "startup_and_end_seconds_per_trial": statistics.mean(each.seconds - own[each.number] for each in trials),
+        "asha_sweep_seconds": wall,
+        "full_trials_seconds": full,
+        "asha_share_of_time": wall / full,
+        "asha_share_of_own_time": sum(own.values()) / len(own) / statistics.mean(own[each.number] for each in whole),
+        "asha_share_of_steps": sum(each.step for each in trials) / len(trials) / asked.command.recipe.schedule.steps,
     }
 
 
+def _own_seconds(run: Path) -> float:
+    return (run / JOURNAL).stat().st_mtime - (run / "recipe.yaml").stat().st_mtime
+
+
 def _overhead(asked: Asked, storage: Path, name: str) -> dict[str, Any]:
-    """Every trial through Tune and then bare, so that a machine whose speed drifts slows both."""
-    tuned, bare, walls = [], [], []
+    """Every trial through Tune, and bare beside it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nobody else would wake what stands still
+    pairs = []
     for number in range(asked.options.trials):
         # The same sweep goes on, by a trial.
-        _sweep(asked, f"{name}-tuned", scheduler="none", trials=number + 1)
-        trial = Record(open_storage(storage / f"{name}-tuned")).trials[number]
-        tuned.append(_seconds(storage / f"{name}-tuned" / trial.name))
-        walls.append(trial.seconds - tuned[-1])
-        bare.append(_bare(asked, trial, storage / f"{name}-bare"))
-    pairs = [through / alone - 1 for through, alone in zip(tuned, bare, strict=True)]
+        more = {"scheduler": "none", "trials": number + 1}
+        tuned = Turns(_sweep, (asked, f"{name}-tuned"), more, storage / f"{name}-tuned" / trial_name(number))
+        with tuned:
+            tuned.begin()
+            trial = Record(open_storage(storage / f"{name}-tuned")).trials[number]
+            with Turns(
+                _bare, (asked, trial, storage / f"{name}-bare"), {}, storage / f"{name}-bare" / trial.name
+            ) as bare:
+                bare.begin()
+                while waiting := [each for each in (tuned, bare) if not each.ended]:
+                    for each in waiting:
+                        each.turn()
+        pairs.append((tuned, bare))
+    ratios = [tuned.seconds / bare.seconds - 1 for tuned, bare in pairs]
     return {
         "trials": len(pairs),
-        "tuned_trial_seconds": tuned,
-        "bare_trial_seconds": bare,
-        "overhead_of_tune_and_tracking": sum(tuned) / sum(bare) - 1,
-        "overhead_of_pairs": pairs,
-        "overhead_of_pairs_standard_error": statistics.stdev(pairs) / len(pairs) ** 0.5 if len(pairs) > 1 else None,
-        "startup_and_end_seconds_per_trial": statistics.mean(walls),
+        "tuned_trial_seconds": [tuned.seconds for tuned, _ in pairs],
+        "bare_trial_seconds": [bare.seconds for _, bare in pairs],
+        "overhead_of_tune_and_tracking": statistics.mean(ratios),
+        "overhead_of_pairs": ratios,
+        "overhead_standard_error": statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else None,
+        "startup_seconds_tuned": statistics.mean(tuned.startup for tuned, _ in pairs),
+        "startup_seconds_bare": statistics.mean(bare.startup for _, bare in pairs),
     }
 
 
@@ -99,24 +123,82 @@ def _sweep(asked: Asked, name: str, **given: Any) -> None:
     options = argparse.Namespace(**{**vars(asked.options), "searcher": "random", "concurrent": 1, **given})
     command = replace(asked.command, run=replace(asked.command.run, name=name))
     if status := conduct(replace(asked, command=command, options=options)):
-        raise _Ended(status)
+        raise Ended(status)
 
 
-def _bare(asked: Asked, trial: TrialRecord, storage: Path) -> float:
+def _bare(asked: Asked, trial: TrialRecord, storage: Path) -> None:
     recipe = of_trials(applied(asked.command.recipe, trial.values), asked.options.factor)
     run = replace(asked.command.run, storage=str(storage), name=trial.name, keep=1, keep_best=0)
-    # In a process of its own, as a worker on Ray is: what a first step makes, it makes too.
-    alone = get_context("spawn").Process(target=_alone, args=(replace(asked.command, recipe=recipe, run=run),))
-    alone.start()
-    alone.join()
-    if alone.exitcode != 0:
-        raise _Ended(1)
-    return _seconds(storage / trial.name)
+    run_here(replace(asked.command, recipe=recipe, run=run), listeners=maker(None, shown=False))
 
 
-def _alone(command: Command) -> None:
-    run_here(command, listeners=maker(None, shown=False))
+class Turns:
+    """A process and all that it starts, which run for a few seconds at a time and stand still between: two of them
+    in turns see the same machine, whose speed may drift by more than what is measured. Timed is a run, from its
+    recipe's arrival in its folder to its result's, less the time that it stood still."""
+
+    def __init__(self, call: Callable[..., Any], arguments: tuple[Any, ...], more: dict[str, Any], run: Path) -> None:
+        self._process = get_context("spawn").Process(target=_quietly, args=(call, arguments, more))
+        self._begun, self._result = run / "recipe.yaml", run / "result.json"
+        self.startup = self.seconds = 0.0
+
+    @property
+    def ended(self) -> bool:
+        return self._result.exists()
+
+    def begin(self) -> None:
+        began = time.time()
+        self._process.start()
+        self._wait(lambda: self._begun.exists())
+        self._signal(signal.SIGSTOP)
+        self.startup = self._begun.stat().st_mtime - began
+        self.seconds = time.time() - self._begun.stat().st_mtime
+
+    def turn(self) -> None:
+        began = time.time()
+        self._signal(signal.SIGCONT)
+        self._wait(lambda: self.ended or time.time() > began + TURN)
+        self._signal(signal.SIGSTOP)
+        self.seconds += (self._result.stat().st_mtime if self.ended else time.time()) - began
+
+    def _wait(self, until: Callable[[], bool]) -> None:
+        while not until():
+            if self._process.exitcode is not None:
+                raise Ended(self._process.exitcode or 1)
+            time.sleep(0.01)
+
+    def _signal(self, number: signal.Signals) -> set[psutil.Process]:
+        """To all of them."""
+        known: set[psutil.Process] = set()
+        this = psutil.Process(self._process.pid)
+        while new := {this, *this.children(recursive=True)} - known:  # also those that are just starting
+            for each in new:
+                with suppress(psutil.NoSuchProcess):
+                    each.send_signal(number)
+            known |= new
+        return known
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._process.pid is None:
+            return
+        if self._process.is_alive():
+            started = self._signal(signal.SIGCONT)
+            if kind is not None:
+                self._process.terminate()
+                self._process.join(PATIENCE)
+                for each in started:
+                    with suppress(psutil.NoSuchProcess):
+                        each.kill()
+        self._process.join()
+        if kind is None and self._process.exitcode:
+            raise Ended(self._process.exitcode)
 
 
-def _seconds(folder: Path) -> float:
-    return (folder / "result.json").stat().st_mtime - (folder / "recipe.yaml").stat().st_mtime
+def _quietly(call: Callable[..., Any], arguments: tuple[Any, ...], more: dict[str, Any]) -> None:
+    try:
+        call(*arguments, **more)
+    except Ended as end:
+        raise SystemExit(end.status) from None
