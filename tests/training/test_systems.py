@@ -19,7 +19,9 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "realtime-streets": {
         "data.target.source": "streets=fog@train,use=adaptation,size=64x96,length=20",
         "data.target.batch_size": 4,
-        "data.target.augment.crop": [48, 64],
+        "data.target.augment.size": [48, 64],
+        "data.augment.size": [48, 64],
+        "data.augment.crop": 0.5,
         "objective.adversarial.width": 4,
     },
     "detect-streets-stage2": {
