@@ -1,12 +1,12 @@
 """Tune's searcher and scheduler over the sweep's record: neither has a memory of its own that a kill could take."""
 
+import math
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import optuna
-from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from dgseg.tuning.record import Record, TrialRecord, study
@@ -60,52 +60,37 @@ class RecordedSearch(Searcher):  # type: ignore[misc]
         raise AssertionError("a sweep goes on from its record, not from Tune's files")
 
 
-class Milestones(AsyncHyperBandScheduler):  # type: ignore[misc]
+class Milestones(FIFOScheduler):  # type: ignore[misc]
     """ASHA: at a ninth and a third of the steps (for a factor of 3) a trial goes on when it is among the best third of
-    those that have come so far. It knows trials by their numbers, which outlive Tune's own ids.
+    those that have come so far, itself counted, or the best. Tune's own asks whether it beats an interpolated quantile
+    of the others, and of 16 lets 6.8 and 3.4 pass by chance where this lets 5.7 and 2.5. Trials are known by their
+    numbers, which outlive Tune's ids.
 
     Tune would end a trial by ending its actor, and Ray Train's placement group would stay taken until the sweep's end.
     So a trial is asked to stop, like any run: it saves, closes its record and gives back what it holds."""
 
     def __init__(
-        self, record: Record, metric: str, steps: int, every: int, factor: int, cut: Callable[[int], None]
+        self, record: Record, metric: str, milestones: Sequence[int], factor: int, cut: Callable[[int], None]
     ) -> None:
-        # No milestone at the very end: what has come that far also writes its weights.
-        super().__init__(
-            time_attr="step",
-            metric=metric,
-            mode="max",
-            grace_period=every,
-            max_t=max(every, steps - 1),
-            reduction_factor=factor,
-            stop_last_trials=False,
-        )
-        self._cut = cut
+        super().__init__()
+        self._metric, self._factor, self._cut = metric, factor, cut
+        self._scores: dict[int, dict[int, float]] = {each: {} for each in sorted(milestones, reverse=True)}
         for trial in record.trials:
-            numbered = SimpleNamespace(trial_id=trial.number)
-            super().on_trial_add(None, numbered)
             for step, score in sorted(trial.scores.items()):
-                result = {"step": step, metric: score}
-                if super().on_trial_result(None, numbered, result) == self.STOP and trial.status == "running":
+                if not self._goes_on(trial.number, step, score) and trial.status == "running":
                     trial.status = "stopped"  # the kill came between the milestone and the stop
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_add(tune_controller, _numbered(trial))
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        number = trial.config[NUMBER]
+        if self._metric in result and not self._goes_on(number, int(result["step"]), float(result[self._metric])):
+            self._cut(number)
+        return str(self.CONTINUE)
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> Any:
-        if super().on_trial_result(tune_controller, _numbered(trial), result) == self.STOP:
-            self._cut(trial.config[NUMBER])
-        return self.CONTINUE
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        super().on_trial_complete(tune_controller, _numbered(trial), result)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_error(tune_controller, _numbered(trial))
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_remove(tune_controller, _numbered(trial))
-
-
-def _numbered(trial: Any) -> Any:
-    return SimpleNamespace(trial_id=trial.config[NUMBER])
+    def _goes_on(self, number: int, step: int, score: float) -> bool:
+        """The first score at a milestone or after it counts."""
+        for milestone, scores in self._scores.items():
+            if step >= milestone and number not in scores:
+                scores[number] = -math.inf if math.isnan(score) else score
+                better = sum(other > scores[number] for other in scores.values())
+                return better < max(1, len(scores) // self._factor)
+        return True

@@ -34,7 +34,7 @@ from dgseg.tuning.space import Parameter
 from dgseg.tuning.trial import Trial
 
 SETTINGS, TUNE = "sweep.json", "tune"
-DEPTH = 2  # milestones: steps / factor² and steps / factor
+DEPTH = 2  # milestones: at steps / factor² and steps / factor
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,15 @@ def _images(dataset: Dataset) -> set[Path]:
     return {dataset.image_path(place).resolve() for place in range(len(dataset))}
 
 
-def first_milestone(steps: int, factor: int) -> int:
-    """Rounded up: what is rounded down leaves room for one milestone more, just before the end."""
+def milestones(steps: int, factor: int) -> list[int]:
+    """All are multiples of the first, and none is the end: what has come that far also writes its weights."""
     first: int = -(-steps // factor**DEPTH)
-    return first
+    return [each for each in (first * factor**power for power in range(DEPTH)) if each < steps]
 
 
 def of_trials(recipe: Recipe, factor: int) -> Recipe:
     """As every trial trains it: scored on validation alone, at every milestone at the latest."""
-    every = recipe.train.evaluate_every or first_milestone(recipe.schedule.steps, factor)
+    every = recipe.train.evaluate_every or next(iter(milestones(recipe.schedule.steps, factor)), 1)
     return replace(
         recipe,
         data=replace(recipe.data, test=()),
@@ -197,11 +197,10 @@ class Sweep:
                     self.folder.delete(name)
 
     def _scheduler(self, record: Record, cuts: Any) -> TrialScheduler:
-        config, steps = self.config, self.steps
+        config = self.config
         if config.scheduler == "none":
             return FIFOScheduler()
-        first = first_milestone(steps, config.factor)
-        return Milestones(record, self.metric, steps, first, config.factor, cuts.cut.remote)
+        return Milestones(record, self.metric, milestones(self.steps, config.factor), config.factor, cuts.cut.remote)
 
 
 def _trial(config: dict[str, Any], trial: Trial) -> None:

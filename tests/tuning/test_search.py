@@ -2,9 +2,12 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from dgseg.recipes import from_yaml, named
@@ -14,7 +17,7 @@ from dgseg.tuning.record import Record, TrialRecord, best
 from dgseg.tuning.search import NUMBER, Milestones, RecordedSearch
 from dgseg.tuning.space import applied, chosen
 from dgseg.tuning.summary import importances
-from dgseg.tuning.sweep import first_milestone
+from dgseg.tuning.sweep import milestones
 from tests.tuning.made import trials
 from tuning.spaces import spaces
 
@@ -59,14 +62,17 @@ def test_unfinished_trials_come_first_and_keep_their_numbers(tmp_path: Path) -> 
     assert asked(tmp_path, 2, "tpe", ends=False) == [first, first]
 
 
-def milestones(record: Record, cut: list[int]) -> Milestones:
-    return Milestones(record, "validation", 1000, 111, 3, cut.append)
+NOBODY: Any = SimpleNamespace(trials=[])
+
+
+def scheduler_of(record: Record, cut: list[int]) -> Milestones:
+    return Milestones(record, "validation", [111, 333], 3, cut.append)
 
 
 def test_poor_trials_are_cut_at_milestones_also_after_a_restart(tmp_path: Path) -> None:
     record, cut = Record(open_storage(tmp_path)), []
     record.trials = [TrialRecord(number, {}, "stopped", {111: 0.3 + number / 100}) for number in range(6)]
-    scheduler = milestones(record, cut)
+    scheduler = scheduler_of(record, cut)
     assert cut == [], "of trials that have ended nobody is told"
     for number, score in ((6, 0.31), (7, 0.5)):
         trial = SimpleNamespace(trial_id=f"tune-{number}", config={NUMBER: number})
@@ -79,19 +85,57 @@ def test_poor_trials_are_cut_at_milestones_also_after_a_restart(tmp_path: Path) 
     assert 7 not in cut, "who has come to the end is let finish"
 
 
-@pytest.mark.parametrize("steps", [6, 18, 300, 600, 1000, 40_000])
+SCORES = st.lists(st.tuples(st.floats(), st.floats()), max_size=40)
+
+
+@given(SCORES, st.integers(2, 4))
+def test_who_goes_on_is_among_the_best_of_those_that_came_so_far(
+    scores: list[tuple[float, float]], factor: int
+) -> None:
+    cut: list[int] = []
+    scheduler = Milestones(NOBODY, "validation", [10, 20], factor, cut.append)
+    reached: tuple[list[float], list[float]] = [], []
+    for number, two in enumerate(scores):
+        trial = SimpleNamespace(config={NUMBER: number})
+        for score, known, step in zip(two, reached, (10, 20), strict=True):
+            scheduler.on_trial_result(None, trial, {"step": step, "validation": score})
+            known.append(-np.inf if np.isnan(score) else score)
+            best_ones = sorted(known)[-max(1, len(known) // factor) :]
+            assert (number in cut) == (known[-1] < best_ones[0])
+            if number in cut:
+                break
+
+
+def test_how_many_of_16_pass_where_scores_are_chance() -> None:
+    """A sweep's time follows from it."""
+    rng, passed = np.random.default_rng(0), [0, 0]
+    for _ in range(1000):
+        cut: list[int] = []
+        scheduler = Milestones(NOBODY, "validation", [10, 20], 3, cut.append)
+        for number in range(16):
+            for place, step in enumerate((10, 20)):
+                scheduler.on_trial_result(
+                    None, SimpleNamespace(config={NUMBER: number}), {"step": step, "validation": rng.random()}
+                )
+                if number in cut:
+                    break
+                passed[place] += 1
+    assert np.array(passed) / 1000 == pytest.approx([5.66, 2.52], abs=0.15)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6, 18, 300, 600, 1000, 40_000])
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_the_last_milestone_is_no_later_than_its_part_of_the_steps(steps: int, factor: int, tmp_path: Path) -> None:
-    first = first_milestone(steps, factor)
-    scheduler = Milestones(Record(open_storage(tmp_path)), "validation", steps, first, factor, print)
-    assert [milestone for milestone, _ in scheduler._brackets[0]._rungs] == [first * factor, first]
-    assert first * factor < 1 + steps / factor + factor
+def test_the_last_milestone_is_no_later_than_its_part_of_the_steps(steps: int, factor: int) -> None:
+    found = milestones(steps, factor)
+    assert len(found) == (2 if steps > factor else steps > 1)
+    assert all(each % found[0] == 0 and each < steps for each in found)
+    assert not found or found[-1] < 1 + steps / factor + factor
 
 
 def test_a_kill_between_milestone_and_stop_stops_the_trial_all_the_same(tmp_path: Path) -> None:
     record, cut = Record(open_storage(tmp_path)), []
     record.trials = [TrialRecord(0, {}, "finished", {111: 0.5}), TrialRecord(1, {}, "running", {111: 0.1})]
-    milestones(record, cut)
+    scheduler_of(record, cut)
     assert record.trials[1].status == "stopped"
 
 
