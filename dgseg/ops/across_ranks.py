@@ -1,8 +1,8 @@
 """What the ranks of a process group tell each other: rows of a few numbers, from everybody to everybody.
 
-Every rank has the same bits of a sum. Between processes of one machine rows can go
-through memory that they share (`share_memory`, csrc/shared_rows): a socket costs .5 to 4 ms, and a step of a model
-with batch norms has dozens of exchanges.
+Every rank has the same bits of a sum. Between processes of one machine rows can go through memory that they share
+(`share_memory`, csrc/shared_rows): a socket costs .5 to 4 ms, and a step of a model with batch norms has dozens of
+exchanges.
 """
 
 import os

@@ -126,7 +126,8 @@ def recipes() -> dict[str, tuple[Callable[[], Recipe], str]]:
         augment = augmented(GTA5, *parts)
         says = f"real-time Table 2: BiSeNet on GTA5, augmentation {row}"
         add(f"realtime-augment-{row}", says, source_only, BISENET, GTA5_TRAIN, GTA5_IMAGES, augment)
-        add(f"realtime-streets-augment-{row}", f"the same on the streets world: {row}", streets_source, *parts)
+        says = f"real-time Table 2 on the streets world: augmentation {row}"
+        add(f"realtime-streets-augment-{row}", says, streets_source, *parts)
     for part in ("jitter", "crop", "flip"):
         augment = augmented(GTA5, part)
         says = f"real-time study, 10 epochs with {part} alone"
@@ -137,5 +138,6 @@ def recipes() -> dict[str, tuple[Callable[[], Recipe], str]]:
         objective = ObjectiveConfig(focal_dice=loss)
         says = f"real-time Table 4: adversary and {row} loss"
         add(f"realtime-adversarial-{row}", says, adversarial, 4, objective)
-        add(f"realtime-streets-{row}", f"the same on the streets world: {row}", on_streets, objective)
+        says = f"real-time Table 4 on the streets world: adversary and {row} loss"
+        add(f"realtime-streets-{row}", says, on_streets, objective)
     return found

@@ -86,17 +86,14 @@ def _own_seconds(run: Path) -> float:
 def _overhead(asked: Asked, storage: Path, name: str) -> dict[str, Any]:
     """Every trial through Tune, and bare beside it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nobody else would wake what stands still
-    pairs = []
+    through, alone, pairs = storage / f"{name}-tuned", storage / f"{name}-bare", []
     for number in range(asked.options.trials):
         # The same sweep goes on, by a trial.
         more = {"scheduler": "none", "trials": number + 1}
-        tuned = Turns(_sweep, (asked, f"{name}-tuned"), more, storage / f"{name}-tuned" / trial_name(number))
-        with tuned:
+        with Turns(_sweep, (asked, through.name), more, through / trial_name(number)) as tuned:
             tuned.begin()
-            trial = Record(open_storage(storage / f"{name}-tuned")).trials[number]
-            with Turns(
-                _bare, (asked, trial, storage / f"{name}-bare"), {}, storage / f"{name}-bare" / trial.name
-            ) as bare:
+            trial = Record(open_storage(through)).trials[number]
+            with Turns(_bare, (asked, trial, alone), {}, alone / trial.name) as bare:
                 bare.begin()
                 while waiting := [each for each in (tuned, bare) if not each.ended]:
                     for each in waiting:
