@@ -36,7 +36,7 @@ def local_ranks(processes: int, work: Callable[[Any, World], Any], arguments: An
     before = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
-        common = (processes, threads, folder, work, arguments, device, multiprocessing.get_start_method())
+        common = (processes, threads, folder, work, arguments, device)
         others = [context.Process(target=_other, args=(rank, *common)) for rank in range(1, processes)]
         for process in others:
             process.start()
@@ -64,10 +64,7 @@ def _other(
     work: Callable[[Any, World], Any],
     arguments: Any,
     device: Device,
-    start_method: str,
 ) -> None:
-    # A spawned process would spawn its own: loading processes then take seconds to begin.
-    multiprocessing.set_start_method(start_method, force=True)
     os.environ["LOCAL_RANK"] = str(rank)
     try:
         work(arguments, _meet(rank, size, threads, folder, device))

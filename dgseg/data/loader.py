@@ -28,7 +28,7 @@ from dgseg.data.fetch import ORIGINAL, Fetcher, Loaded, Pipeline
 from dgseg.data.sample import Batch, Draw, check_seed
 from dgseg.data.samplers.base import Purpose, Sampler, StatelessSampler, rank_slice
 from dgseg.data.samplers.counts import DrawCounts
-from dgseg.data.workers import death_of, end, new_workers
+from dgseg.data.workers import START_METHOD, death_of, end, new_workers
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 1000  # steps
@@ -96,7 +96,7 @@ class Loader:
         corrupt_share: float = 1e-3,
         target: Target | None = None,
         pin_memory: bool = False,
-        start_method: str | None = None,  # of the workers: "fork", "spawn", "forkserver"; None: Python's default
+        start_method: str = START_METHOD,  # of the workers: "fork", "spawn", "forkserver"
     ) -> None:
         check_seed(seed)
         _check_sources(sources, sampler, batch_size, "sampler")

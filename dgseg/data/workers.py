@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
+# This system's own way. Python's default in a process that was spawned itself, as those of several on one machine are,
+# is to spawn: each worker then imports everything first, which takes seconds at every evaluation.
+START_METHOD = multiprocessing.get_all_start_methods()[0]
+
 
 @contextmanager
 def new_workers() -> Iterator[list[BaseProcess]]:

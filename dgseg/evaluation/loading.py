@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from dgseg.data.dataset import CorruptFile, DataError, Dataset, DataWarning
 from dgseg.data.datasets import dataset_class, from_spec, open_dataset, parse_spec
 from dgseg.data.sample import Sample
-from dgseg.data.workers import death_of, end, new_workers
+from dgseg.data.workers import START_METHOD, death_of, end, new_workers
 from dgseg.evaluation.maps import outside_map
 from dgseg.evaluation.protocols import Protocol
 
@@ -152,6 +152,7 @@ def load(batches: Batches, mine: range, *, workers: int, pin: bool) -> Generator
                 collate_fn=_unchanged,
                 num_workers=min(workers, len(mine)),
                 prefetch_factor=PREFETCH if workers and mine else None,
+                multiprocessing_context=START_METHOD if workers and mine else None,
                 pin_memory=pin,
                 generator=torch.Generator(),  # else it takes a number from the caller's own
             )

@@ -6,11 +6,13 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from dgseg.tracking.spool import read_json
-from dgseg.training.storage import Storage
+
+if TYPE_CHECKING:  # it brings torch, which the sender has no use for
+    from dgseg.training.storage import Storage
 
 # MLflow's own are minutes long; a request that fails here is made again, in order, for as long as the run lives.
 HTTP = {
@@ -58,7 +60,7 @@ def spool_folder(run_folder: str) -> Path:
     return Path(tempfile.gettempdir()) / f"dgseg-{getpass.getuser()}" / f"mlflow-{digest}"
 
 
-def identity_in(folder: Storage, name: str) -> dict[str, Any]:
+def identity_in(folder: "Storage", name: str) -> dict[str, Any]:
     """What an earlier process of the run left, {} for a new run. Of a run in a bucket only its key, so that another
     machine goes on with it."""
     local = read_json(spool_folder(folder.url) / name)
@@ -70,7 +72,7 @@ def identity_in(folder: Storage, name: str) -> dict[str, Any]:
     return local if local.get("key") == kept["key"] else kept
 
 
-def keep_identity(folder: Storage, identity: dict[str, Any]) -> None:
+def keep_identity(folder: "Storage", identity: dict[str, Any]) -> None:
     if folder.local is None:
         folder.write(_REMOTE_NAME, json.dumps({name: identity[name] for name in ("key", "started")}).encode())
 

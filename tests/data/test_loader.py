@@ -16,6 +16,9 @@ from dgseg.data.dataset import DataError
 from dgseg.data.loader import Loader, Target
 from dgseg.data.sample import Sample
 from dgseg.data.samplers import Hardness, HardnessConfig, Mixture, RareClass, Uniform
+from dgseg.data.workers import START_METHOD
+from dgseg.evaluation.loading import Batches, load
+from dgseg.evaluation.protocols import PROTOCOLS
 from tests.data.samplers_support import Squares, noisy
 
 B = 4
@@ -379,6 +382,30 @@ def test_pinned_batches_hold_the_same_pixels(workers):
         assert one.views["augmented"].images.is_pinned()
         assert one.target.images.is_pinned()
         assert_same(one.to("cuda").to("cpu"), other)
+
+
+@pytest.mark.skipif(START_METHOD != "fork", reason="spawned processes start their workers as the first one does anyway")
+def test_a_spawned_process_forks_its_workers():
+    """Python's default there is to spawn them: seconds, at every evaluation."""
+    context = multiprocessing.get_context("spawn")
+    answer, other = context.Pipe(duplex=False)
+    spawned = context.Process(target=_tell_workers, args=(other,))
+    spawned.start()
+    assert answer.recv() == [["ForkProcess"], ["ForkProcess"]]
+    spawned.join()
+
+
+def _tell_workers(answer):
+    found = []
+    evaluated = load(
+        Batches([Squares(4, "one")], PROTOCOLS["native"], 2, outside=False), range(2), workers=1, pin=False
+    )
+    for batches in (loader(workers=1), evaluated):
+        iterating = iter(batches)
+        next(iterating)
+        found.append([type(worker).__name__ for worker in multiprocessing.active_children()])
+        iterating.close()
+    answer.send(found)
 
 
 def test_workers_started_afresh_see_the_same():

@@ -356,3 +356,9 @@ def test_without_mlflow_the_remedy_is_named():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "ImportError" in done.stderr
     assert "pip install 'dgseg[train]'" in done.stderr
+
+
+def test_the_process_that_sends_has_no_torch():
+    """Three of its five seconds of start-up, beside the run that it records."""
+    code = "import sys, dgseg.tracking.follow; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
