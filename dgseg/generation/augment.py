@@ -5,6 +5,7 @@ A set is written as `pairs` reads it. Every file is written aside and renamed in
 goes on. Everything is a function of (seed, sample, variant, try)."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -131,7 +132,7 @@ def _sample(
                 "prompt": prompt,
                 "seed": request.seed,
                 "iou": verdict.iou,
-                "score": verdict.score,
+                "score": verdict.score if verdict.score is None or math.isfinite(verdict.score) else None,
                 "reason": verdict.reason,
             }
         )

@@ -24,6 +24,7 @@ from dgseg.launch.elastic import EvenTrainer
 from dgseg.launch.mailbox import Mailbox
 from dgseg.launch.worker import Job, work
 from dgseg.training.listener import Listener
+from dgseg.training.memory import KEEP_FREED
 from dgseg.training.storage import open_storage
 from dgseg.training.train import RunResult, train
 
@@ -83,6 +84,7 @@ def _trainer(job: Job, folder: str, callbacks: Sequence[UserCallback]) -> TorchT
             failure_config=FailureConfig(max_failures=launch.failures),
             callbacks=[Failures(job.mailbox, launch.failures), *callbacks],
             logging_config=LoggingConfig(log_level="CRITICAL"),  # the driver says it, once and shorter
+            worker_runtime_env={"env_vars": KEEP_FREED},
         ),
     )
 

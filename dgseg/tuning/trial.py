@@ -49,8 +49,8 @@ class Trial:
     tracking: Any = None
 
     def __call__(self, config: dict[str, Any]) -> None:
-        # A report waits until Ray Train's controller next looks, every 2 s by default: percents of a short trial.
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        # Scores and ends wait for Ray Train's controller, which looks every 2 s by default; a look costs the worker time.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
         number = config[NUMBER]
         recipe = applied(self.command.recipe, {name: value for name, value in config.items() if name != NUMBER})
         command = replace(self.command, recipe=recipe, run=replace(self.command.run, name=trial_name(number)))

@@ -280,6 +280,14 @@ def test_tries_are_bounded_and_rejections_recorded(tmp_path: Path) -> None:
     assert (again, len(tries)) == (summary, 3), "what was rejected is not tried again"
 
 
+def test_a_score_that_is_no_number_leaves_json_that_every_reader_takes(tmp_path: Path) -> None:
+    unknown = Filter(scorer=lambda image: np.full(image.shape[:2], np.nan))
+    generate(Numbered(), tmp_path, Function(flat), Settings(tries=1), unknown)
+    text = (tmp_path / "records/town/0_genid0.json").read_text()
+    [tried] = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))["tries"]
+    assert (tried["score"], tried["reason"]) == (None, "mean anomaly score nan, wanted 0")
+
+
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match="holds other things"):

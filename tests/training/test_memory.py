@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dgseg.training.memory import ENVIRONMENT, keep_freed_memory
+from dgseg.training.memory import KEEP_FREED, keep_freed_memory
 
 
 def faults() -> int:
@@ -58,4 +58,4 @@ def test_page_faults_of_a_step() -> None:
     usual = told_by("usually")
     assert usual > 10_000
     assert told_by("kept") < usual / 20
-    assert told_by("in_a_started_thread", **ENVIRONMENT) < usual / 20
+    assert told_by("in_a_started_thread", **KEEP_FREED) < usual / 20
