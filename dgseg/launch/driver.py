@@ -14,7 +14,7 @@ import ray
 from ray.train.torch import TorchTrainer
 
 from dgseg.launch.controller import reason
-from dgseg.launch.mailbox import opened
+from dgseg.launch.mailbox import opened, tell
 from dgseg.training.listener import Listener, RunEnd
 from dgseg.training.train import RunResult
 
@@ -32,6 +32,7 @@ def follow(trainer: TorchTrainer, mailbox: Any, screen: Sequence[Listener], awai
             done.set_result(trainer.fit())
         except BaseException as error:
             done.set_exception(error)
+        tell(mailbox, "over", None)
 
     threading.Thread(target=fit, daemon=True, name="Ray Train").start()
     heard = _Heard(screen)
@@ -39,7 +40,7 @@ def follow(trainer: TorchTrainer, mailbox: Any, screen: Sequence[Listener], awai
     with _signals() as stop:
         while True:
             over = done.done()  # asked before the last messages are taken
-            for message in ray.get(mailbox.take.remote(0.0 if over else 0.3)):
+            for message in ray.get(mailbox.take.remote(0.0 if over else 1.0)):
                 heard.take(*opened(message))
             if over:
                 break
@@ -70,7 +71,9 @@ class _Heard:
         self._said: set[str] = set()
 
     def take(self, kind: str, content: Any) -> None:
-        if kind == "arrived":
+        if kind == "over":
+            pass  # it has woken the driver
+        elif kind == "arrived":
             self.arrived = True
         elif kind == "note":
             if content not in self._said:  # every worker warns of the same

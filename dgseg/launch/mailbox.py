@@ -39,7 +39,7 @@ class Mailbox:
 
 
 def tell(mailbox: Any, kind: str, content: Any) -> Any:
-    """kind: a Listener's method, with its argument; arrived, note, traceback or lost, as driver.py takes them."""
+    """kind: a Listener's method, with its argument; arrived, note, traceback, lost or over, as driver.py takes them."""
     return mailbox.put.remote(pickle.dumps((kind, content)))
 
 

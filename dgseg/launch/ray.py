@@ -1,7 +1,7 @@
 """A recipe on Ray Train: the same loop in every worker, and this process, the driver, to show what they do.
 
 What a run needs to go on lies in its own checkpoints, which every restarted worker finds by itself. Ray keeps none, and
-so has nothing that could disagree with them: it is told numbers alone, for Tune.
+so has nothing that could disagree with them.
 """
 
 import os
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import ray
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -34,14 +34,12 @@ def run_on_ray(
     *,
     listeners: Callable[[], Sequence[Listener]] = tuple,
     screen: Sequence[Listener] = (),
-    callbacks: Sequence[UserCallback] = (),
     loop: Callable[..., RunResult] = train,
 ) -> RunResult:
     """On the cluster that this process has joined.
 
     listeners: makes those that are heard in the workers.
     screen: hears in this process what the first worker tells.
-    callbacks: Ray Train's, as Tune's report.
     loop: what every worker runs."""
     command = replace(command, run=replace(command.run, storage=absolute_storage(command.run.storage)))
     storage = open_storage(command.run.storage)
@@ -54,14 +52,14 @@ def run_on_ray(
         storage.write(mark, b"")
         with tempfile.TemporaryDirectory(prefix="dgseg-ray-") as folder:
             job = Job(command, listeners, mailbox, mark, loop)
-            trainer = _trainer(job, folder, callbacks)
+            trainer = _trainer(job, folder)
             return follow(trainer, mailbox, screen, lambda: _waiting(command))
     finally:
         storage.delete(mark)
         ray.kill(mailbox)
 
 
-def _trainer(job: Job, folder: str, callbacks: Sequence[UserCallback]) -> TorchTrainer:
+def _trainer(job: Job, folder: str) -> TorchTrainer:
     recipe, run, launch = job.command.recipe, job.command.run, job.command.launch
     # Ray Train reads these here: workers stay in the driver's folder, where relative paths mean the same.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -82,7 +80,7 @@ def _trainer(job: Job, folder: str, callbacks: Sequence[UserCallback]) -> TorchT
             name=run.name or recipe.name,
             storage_path=folder,  # of Ray's own, which stays empty
             failure_config=FailureConfig(max_failures=launch.failures),
-            callbacks=[Failures(job.mailbox, launch.failures), *callbacks],
+            callbacks=[Failures(job.mailbox, launch.failures)],
             logging_config=LoggingConfig(log_level="CRITICAL"),  # the driver says it, once and shorter
             worker_runtime_env={"env_vars": KEEP_FREED},
         ),

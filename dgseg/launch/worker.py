@@ -46,7 +46,7 @@ def work(config: dict[str, Any]) -> RunResult:
         )
     torch.set_num_threads(job.command.launch.cpus_per_worker or 1)
     try:
-        return job.loop(job.command.recipe, run, listeners=[*job.listeners(), Relay(job.mailbox), Report()])
+        return job.loop(job.command.recipe, run, listeners=[*job.listeners(), Relay(job.mailbox)])
     except Exception:
         ray.get(tell(job.mailbox, "traceback", (rank(), traceback.format_exc())))
         raise
@@ -94,14 +94,3 @@ class Relay(Listener):
 
     def _tell(self, method: str, argument: Any) -> None:
         tell(self._mailbox, method, argument)
-
-
-class Report(Listener):
-    """Scores to Ray Train, from every rank as it wants them. Without a checkpoint: ours are not Ray's to delete, nor
-    missed when the run's own rule has deleted them."""
-
-    every_rank = True
-
-    def on_scores(self, report: ScoreReport) -> None:
-        metrics = {f"{domain}/{name}": value for domain, by in report.scores.items() for name, value in by.items()}
-        ray.train.report({"step": report.step, "final": report.final, **metrics, **report.averages})

@@ -1,18 +1,17 @@
 """One trial: a run on Ray Train like any other, whose scores go to Tune, and whose record in MLflow to the sweep's."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.tune.integration.ray_train import TuneReportCallback
+from ray import tune
 
 from dgseg.launch.command import Command
 from dgseg.launch.ray import run_on_ray
 from dgseg.launch.records import made
-from dgseg.training.listener import Listener
+from dgseg.training.listener import Listener, ScoreReport
 from dgseg.tuning.record import trial_name
 from dgseg.tuning.search import NUMBER
 from dgseg.tuning.space import applied
@@ -26,6 +25,15 @@ class Ear(Listener):
 
     def should_stop(self) -> bool:
         return self._decided.done()
+
+
+class Scores(Listener):
+    """In the trial's own process, which hears what the first worker tells: to Tune. Ray's way from its workers to Tune
+    is a process more, which asks and is asked all the time, and waits for looks that are seconds apart."""
+
+    def on_scores(self, report: ScoreReport) -> None:
+        metrics = {f"{domain}/{name}": value for domain, by in report.scores.items() for name, value in by.items()}
+        tune.report({"step": report.step, "final": report.final, **metrics, **report.averages})
 
 
 @dataclass(frozen=True)
@@ -49,12 +57,10 @@ class Trial:
     tracking: Any = None
 
     def __call__(self, config: dict[str, Any]) -> None:
-        # Scores and ends wait for Ray Train's controller, which looks every 2 s by default; a look costs the worker time.
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
         number = config[NUMBER]
         recipe = applied(self.command.recipe, {name: value for name, value in config.items() if name != NUMBER})
         command = replace(self.command, recipe=recipe, run=replace(self.command.run, name=trial_name(number)))
         tracking = self.tracking and replace(self.tracking, tags={**self.tracking.tags, "trial": str(number)})
-        result = run_on_ray(command, listeners=Listeners(self.cuts, number, tracking), callbacks=[TuneReportCallback()])
+        result = run_on_ray(command, listeners=Listeners(self.cuts, number, tracking), screen=[Scores()])
         if result.status != "finished" and not ray.get(self.cuts.is_cut.remote(number)):
             raise RuntimeError(f"stopped at step {result.step} by a signal to its workers")

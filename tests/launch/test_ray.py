@@ -1,5 +1,6 @@
 """A run on Ray, on a cluster of its own: lost workers, errors, and what the driver shows."""
 
+import json
 import os
 import re
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from dgseg.launch.config import LaunchConfig
 from dgseg.launch.local import run_here
 from dgseg.training import Listener
 from dgseg.training.listener import RunEnd, RunStart, StepReport
+from dgseg.training.memory import KEEP_FREED
 from tests.launch.support import attempts, command, disturbed, weights
 
 
@@ -60,6 +62,25 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, capsys:
     assert [step for kind, step in screen.told[again:] if kind == "step"] == list(range(4, 13))
     assert screen.told[-1] == ("finished", 12)
     assert not [path for path in (tmp_path / "ray").iterdir() if path.name != "run"], "nothing of Ray's stays"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Writes down the first worker's."""
+
+    file: Path
+
+    def __call__(self) -> list[Listener]:
+        self.file.write_text(json.dumps(dict(os.environ)))
+        return []
+
+
+def test_workers_keep_freed_memory_from_their_first_thread_on(tmp_path: Path) -> None:
+    """The thread that trains has its arena before the loop can ask for one alone."""
+    from dgseg.launch.ray import run_on_ray
+
+    run_on_ray(command(tmp_path, {"schedule.steps": 1}), listeners=Environment(tmp_path / "environment.json"))
+    assert KEEP_FREED.items() <= json.loads((tmp_path / "environment.json").read_text()).items()
 
 
 def test_what_a_user_can_mend_is_told_once_and_not_tried_again(
