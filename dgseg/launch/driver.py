@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -32,7 +32,8 @@ def follow(trainer: TorchTrainer, mailbox: Any, screen: Sequence[Listener], awai
             done.set_result(trainer.fit())
         except BaseException as error:
             done.set_exception(error)
-        tell(mailbox, "over", None)
+        with suppress(Exception):  # the driver has heard it, and has gone
+            tell(mailbox, "over", None)
 
     threading.Thread(target=fit, daemon=True, name="Ray Train").start()
     heard = _Heard(screen)
