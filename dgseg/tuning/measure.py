@@ -8,8 +8,8 @@ import json
 import signal
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import psutil
 
+from dgseg.launch.cluster import cluster
+from dgseg.launch.command import Command
 from dgseg.launch.local import run_here
 from dgseg.launch.records import maker
 from dgseg.machine import machine
@@ -84,31 +86,45 @@ def _own_seconds(run: Path) -> float:
 
 
 def _overhead(asked: Asked, storage: Path, name: str) -> dict[str, Any]:
-    """Every trial through Tune, and bare beside it."""
+    """Every trial three times, in turns: through Tune with a record in MLflow, as a job of Ray Train alone, and in a
+    plain process."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nobody else would wake what stands still
-    through, alone, pairs = storage / f"{name}-tuned", storage / f"{name}-bare", []
+    through, job, process = (storage / f"{name}-{kind}" for kind in ("tuned", "job", "process"))
+    seconds: dict[str, list[float]] = {"tuned": [], "job": [], "process": []}
+    startup: dict[str, list[float]] = {"tuned": [], "job": [], "process": []}
     for number in range(asked.options.trials):
         # The same sweep goes on, by a trial.
         more = {"scheduler": "none", "trials": number + 1}
-        with Turns(_sweep, (asked, through.name), more, through / trial_name(number)) as tuned:
+        with ExitStack() as stack:
+            tuned = stack.enter_context(Turns(_sweep, (asked, through.name), more, through / trial_name(number)))
             tuned.begin()
             trial = Record(open_storage(through)).trials[number]
-            with Turns(_bare, (asked, trial, alone), {}, alone / trial.name) as bare:
-                bare.begin()
-                while waiting := [each for each in (tuned, bare) if not each.ended]:
-                    for each in waiting:
-                        each.turn()
-        pairs.append((tuned, bare))
-    ratios = [tuned.seconds / bare.seconds - 1 for tuned, bare in pairs]
+            runs = {"tuned": tuned}
+            for kind, call, folder in (("job", _job, job), ("process", _process, process)):
+                runs[kind] = stack.enter_context(Turns(call, (asked, trial, folder), {}, folder / trial.name))
+                runs[kind].begin()
+            while waiting := [each for each in runs.values() if not each.ended]:
+                for each in waiting:
+                    each.turn()
+        for kind, run in runs.items():
+            seconds[kind].append(run.seconds)
+            startup[kind].append(run.startup)
     return {
-        "trials": len(pairs),
-        "tuned_trial_seconds": [tuned.seconds for tuned, _ in pairs],
-        "bare_trial_seconds": [bare.seconds for _, bare in pairs],
-        "overhead_of_tune_and_tracking": statistics.mean(ratios),
-        "overhead_of_pairs": ratios,
-        "overhead_standard_error": statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else None,
-        "startup_seconds_tuned": statistics.mean(tuned.startup for tuned, _ in pairs),
-        "startup_seconds_bare": statistics.mean(bare.startup for _, bare in pairs),
+        "trials": asked.options.trials,
+        **{f"{kind}_seconds": found for kind, found in seconds.items()},
+        "overhead_of_tune_and_tracking": _over(seconds["tuned"], seconds["job"]),
+        "overhead_of_ray_train": _over(seconds["job"], seconds["process"]),
+        "overhead_of_all": _over(seconds["tuned"], seconds["process"]),
+        **{f"startup_seconds_{kind}": statistics.mean(found) for kind, found in startup.items()},
+    }
+
+
+def _over(seconds: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    ratios = [one / other - 1 for one, other in zip(seconds, others, strict=True)]
+    return {
+        "mean": statistics.mean(ratios),
+        "standard_error": statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else None,
+        "of_trials": ratios,
     }
 
 
@@ -123,20 +139,34 @@ def _sweep(asked: Asked, name: str, **given: Any) -> None:
         raise Ended(status)
 
 
-def _bare(asked: Asked, trial: TrialRecord, storage: Path) -> None:
+def _job(asked: Asked, trial: TrialRecord, storage: Path) -> None:
+    from dgseg.launch.ray import run_on_ray
+
+    command = _alone(asked, trial, storage)
+    with cluster(command.launch) as launch:
+        run_on_ray(replace(command, launch=launch))
+
+
+def _process(asked: Asked, trial: TrialRecord, storage: Path) -> None:
+    run_here(_alone(asked, trial, storage), listeners=maker(None, shown=False))
+
+
+def _alone(asked: Asked, trial: TrialRecord, storage: Path) -> Command:
+    """The trial as a run like any other, without a record in MLflow."""
     recipe = of_trials(applied(asked.command.recipe, trial.values), asked.options.factor)
     run = replace(asked.command.run, storage=str(storage), name=trial.name, keep=1, keep_best=0)
-    run_here(replace(asked.command, recipe=recipe, run=run), listeners=maker(None, shown=False))
+    return replace(asked.command, recipe=recipe, run=run)
 
 
 class Turns:
-    """A process and all that it starts, which run for a few seconds at a time and stand still between: two of them
+    """A process and all that it starts, which run for a few seconds at a time and stand still between: several
     in turns see the same machine, whose speed may drift by more than what is measured. Timed is a run, from its
     recipe's arrival in its folder to its result's, less the time that it stood still."""
 
     def __init__(self, call: Callable[..., Any], arguments: tuple[Any, ...], more: dict[str, Any], run: Path) -> None:
         self._process = get_context("spawn").Process(target=_quietly, args=(call, arguments, more))
         self._begun, self._result = run / "recipe.yaml", run / "result.json"
+        self._still: set[psutil.Process] = set()
         self.startup = self.seconds = 0.0
 
     @property
@@ -147,16 +177,17 @@ class Turns:
         began = time.time()
         self._process.start()
         self._wait(lambda: self._begun.exists())
-        self._signal(signal.SIGSTOP)
-        self.startup = self._begun.stat().st_mtime - began
+        self._stop()
         self.seconds = time.time() - self._begun.stat().st_mtime
+        self.startup = self._begun.stat().st_mtime - began
 
     def turn(self) -> None:
         began = time.time()
-        self._signal(signal.SIGCONT)
+        _send(signal.SIGCONT, self._still)
         self._wait(lambda: self.ended or time.time() > began + TURN)
-        self._signal(signal.SIGSTOP)
+        _send(signal.SIGSTOP, self._still)  # first those that are known, at once
         self.seconds += (self._result.stat().st_mtime if self.ended else time.time()) - began
+        self._stop()
 
     def _wait(self, until: Callable[[], bool]) -> None:
         while not until():
@@ -164,16 +195,14 @@ class Turns:
                 raise Ended(self._process.exitcode or 1)
             time.sleep(0.01)
 
-    def _signal(self, number: signal.Signals) -> set[psutil.Process]:
-        """To all of them."""
+    def _stop(self) -> None:
+        """All of them, also those that are just starting."""
         known: set[psutil.Process] = set()
         this = psutil.Process(self._process.pid)
-        while new := {this, *this.children(recursive=True)} - known:  # also those that are just starting
-            for each in new:
-                with suppress(psutil.NoSuchProcess):
-                    each.send_signal(number)
+        while new := {this, *this.children(recursive=True)} - known:
+            _send(signal.SIGSTOP, new)
             known |= new
-        return known
+        self._still = known
 
     def __enter__(self) -> Self:
         return self
@@ -182,16 +211,20 @@ class Turns:
         if self._process.pid is None:
             return
         if self._process.is_alive():
-            started = self._signal(signal.SIGCONT)
+            _send(signal.SIGCONT, self._still)
             if kind is not None:
                 self._process.terminate()
                 self._process.join(PATIENCE)
-                for each in started:
-                    with suppress(psutil.NoSuchProcess):
-                        each.kill()
+                _send(signal.SIGKILL, self._still)
         self._process.join()
         if kind is None and self._process.exitcode:
             raise Ended(self._process.exitcode)
+
+
+def _send(number: signal.Signals, processes: Iterable[psutil.Process]) -> None:
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
 
 
 def _quietly(call: Callable[..., Any], arguments: tuple[Any, ...], more: dict[str, Any]) -> None:
