@@ -72,9 +72,7 @@ class _Heard:
         self._said: set[str] = set()
 
     def take(self, kind: str, content: Any) -> None:
-        if kind == "over":
-            pass  # it has woken the driver
-        elif kind == "arrived":
+        if kind == "arrived":
             self.arrived = True
         elif kind == "note":
             if content not in self._said:  # every worker warns of the same
@@ -88,7 +86,7 @@ class _Heard:
             if self.training:  # nobody has ended what the screen shows
                 self._show("on_end", RunEnd("failed", self._step))
             self.say(content)
-        else:
+        elif kind != "over":  # which has woken the driver, and tells nothing
             self._show(kind, content)
 
     def say(self, text: str) -> None:

@@ -144,7 +144,7 @@ def _job(asked: Asked, trial: TrialRecord, storage: Path) -> None:
 
     command = _alone(asked, trial, storage)
     with cluster(command.launch) as launch:
-        run_on_ray(replace(command, launch=launch))
+        run_on_ray(replace(command, launch=launch), listeners=maker(None, shown=False))
 
 
 def _process(asked: Asked, trial: TrialRecord, storage: Path) -> None:
@@ -211,6 +211,8 @@ class Turns:
         if self._process.pid is None:
             return
         if self._process.is_alive():
+            if kind is not None:
+                self._stop()  # to know what it has started since
             _send(signal.SIGCONT, self._still)
             if kind is not None:
                 self._process.terminate()
