@@ -41,6 +41,7 @@ class MaskClassification(Objective):
             self.config,
             self.prediction(outputs),
             trainable(self.labels(batch)),
+            batch.draws.tolist(),
             seed=context.seed,
             step=context.step,
             group=context.group,
