@@ -166,9 +166,9 @@ def test_models_whose_parts_are_called_one_by_one(tmp_path: Path, name: str) -> 
     crop = [56, 56] if name.startswith("vit") else [64, 96]
     model = {"model.name": name, "model.options": options, "data.augment.crop": crop, "schedule.steps": 2}
     recipe = tiny(PROOF | FLOAT64 | model, "erm-streets")
-    made = [(recipe, DDP), (recipe, FSDP)]
-    ranks = in_processes(2, EVERY_PART, storage=str(tmp_path), runs=made)
-    ddp, fsdp = ranks[0]
-    assert ddp.weights
-    assert fsdp.weights
-    assert furthest(fsdp.weights, ddp.weights) < 1e-9
+    (alone,) = in_processes(1, EVERY_PART, storage=str(tmp_path / "alone"), runs=[(recipe, {})])[0]
+    ddp, fsdp = in_processes(2, EVERY_PART, storage=str(tmp_path / "two"), runs=[(recipe, DDP), (recipe, FSDP)])[0]
+    assert alone.weights
+    for two in (ddp, fsdp):
+        assert two.weights
+        assert furthest(two.weights, alone.weights) < 1e-9
