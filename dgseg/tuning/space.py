@@ -62,15 +62,22 @@ def chosen(parameters: Sequence[Parameter], names: Sequence[str]) -> list[Parame
 
 def defaults(parameters: Sequence[Parameter]) -> dict[str, Any] | None:
     """The recipe's own values, as the first trial has them; None where one of them lies outside its distribution."""
-    inside = all(_contains(each.distribution, each.default) for each in parameters)
-    return {each.name: each.default for each in parameters} if inside else None
+    return None if outside(parameters) else {each.name: each.default for each in parameters}
+
+
+def outside(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Those that are searched where the recipe's own value is not."""
+    return [each for each in parameters if not _contains(each.distribution, each.default)]
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and distribution._contains(distribution.to_internal_repr(value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if getattr(distribution, "log", False) and not value > 0:  # asked for its logarithm, Optuna raises
+        return False
+    return bool(distribution._contains(distribution.to_internal_repr(value)))
 
 
 def applied(recipe: Recipe, values: Values) -> Recipe:

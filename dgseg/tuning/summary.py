@@ -13,7 +13,7 @@ from dgseg.launch.command import parse
 from dgseg.recipes import RECIPES, differences, named
 from dgseg.training.recipe import Recipe
 from dgseg.tuning.record import TrialRecord, best, study
-from dgseg.tuning.space import Parameter, applied
+from dgseg.tuning.space import Parameter, applied, outside
 
 LEAST = 4  # scored trials below which importances are noise and nothing else
 
@@ -86,10 +86,13 @@ def markdown(
         lines += [f"**Best: trial {winner.number}**, {percent(winner.score)} % ({metric}).", ""]
         own = trials[0] if trials and all(trials[0].values[each.name] == each.default for each in parameters) else None
         if own is winner:
-            lines += ["Its values are the recipe's own: nothing that was tried did better.", ""]
+            lines += ["Its values are the recipe's own: nothing else that came to the end did better.", ""]
         elif own is not None:
             come = "" if own.status == "finished" else f", {own.status} at step {own.step}"
             lines += [f"The recipe's own values (trial 0): {percent(own.score)} %{come}.", ""]
+        elif beyond := outside(parameters):
+            named_ones = ", ".join(f"{each.short} {shown(each.default)}" for each in beyond)
+            lines += [f"No trial has the recipe's own values, which lie outside what is searched: {named_ones}.", ""]
         lines += [
             "One seed each: before a gain is believed, train winner and baseline over several seeds.",
             "",

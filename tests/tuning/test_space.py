@@ -12,7 +12,7 @@ from dgseg.recipes import RECIPES, flatten, named, override
 from dgseg.training.recipe import Recipe
 from dgseg.tuning.main import read
 from dgseg.tuning.record import study
-from dgseg.tuning.space import applied, chosen, defaults
+from dgseg.tuning.space import applied, chosen, defaults, outside
 from dgseg.tuning.summary import command
 from dgseg.tuning.sweep import objective, of_trials
 from tests.training.harness import tiny
@@ -43,8 +43,15 @@ def test_the_first_trial_has_the_recipes_own_values() -> None:
     assert applied(recipe, values) == recipe
 
 
-def test_a_recipe_beyond_its_space_has_no_such_trial() -> None:
-    assert defaults(spaces(override(named("flexseg-streets"), {"objective.ube.alpha": 50}))) is None
+@pytest.mark.parametrize("alpha", [50.0, 0.0, -1.0], ids=["above", "without a logarithm", "negative"])
+def test_a_recipe_beyond_its_space_has_no_such_trial(alpha: float) -> None:
+    found = spaces(recipe_of(alpha))
+    assert defaults(found) is None
+    assert [each.name for each in outside(found)] == ["objective.ube.alpha"]
+
+
+def recipe_of(alpha: float) -> Recipe:
+    return override(named("flexseg-streets"), {"objective.ube.alpha": alpha})
 
 
 def test_parameters_are_chosen_by_their_names() -> None:
