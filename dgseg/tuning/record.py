@@ -38,6 +38,7 @@ class TrialRecord:
     scores: dict[int, float] = field(default_factory=dict)  # step -> the objective
     reason: str = ""  # of a failure
     seconds: float = 0.0  # that it has run, over all its stretches
+    cut: bool = False  # a milestone has decided that it stops, which it does a moment later
 
     @property
     def name(self) -> str:

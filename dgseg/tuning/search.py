@@ -73,23 +73,28 @@ class Milestones(FIFOScheduler):  # type: ignore[misc]
         self, record: Record, metric: str, milestones: Sequence[int], factor: int, cut: Callable[[int], None]
     ) -> None:
         super().__init__()
-        self._metric, self._factor, self._cut = metric, factor, cut
+        self._record, self._metric, self._factor, self._cut = record, metric, factor, cut
         self._scores: dict[int, dict[int, float]] = {each: {} for each in sorted(milestones, reverse=True)}
         for trial in record.trials:
             for step, score in sorted(trial.scores.items()):
-                if not self._goes_on(trial.number, step, score) and trial.status == "running":
-                    trial.status = "stopped"  # the kill came between the milestone and the stop
+                # Only what was decided then is: in this order, not that of their coming, who went on might not.
+                self._goes_on(trial.number, step, score)
+            if trial.cut and trial.status == "running":
+                trial.status = "stopped"  # the kill came between the milestone and the stop
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number = trial.config[NUMBER]
         if self._metric in result and not self._goes_on(number, int(result["step"]), float(result[self._metric])):
+            self._record.trials[number].cut = True
             self._cut(number)
         return str(self.CONTINUE)
 
     def _goes_on(self, number: int, step: int, score: float) -> bool:
-        """The first score at a milestone or after it counts."""
+        """The first score at a milestone or after it counts, for the last milestone that it has reached alone."""
         for milestone, scores in self._scores.items():
-            if step >= milestone and number not in scores:
+            if step >= milestone:
+                if number in scores:
+                    return True
                 scores[number] = -math.inf if math.isnan(score) else score
                 better = sum(other > scores[number] for other in scores.values())
                 return better < max(1, len(scores) // self._factor)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dgseg.recipes import from_yaml, named
+from dgseg.recipes import from_yaml, named, override
 from dgseg.training.storage import open_storage
 from dgseg.tuning.conduct import SUMMARY, write
 from dgseg.tuning.record import Record, TrialRecord, best
@@ -62,7 +62,9 @@ def test_unfinished_trials_come_first_and_keep_their_numbers(tmp_path: Path) -> 
     assert asked(tmp_path, 2, "tpe", ends=False) == [first, first]
 
 
-NOBODY: Any = SimpleNamespace(trials=[])
+def begun(count: int = 40) -> Any:
+    """A record of trials of which nothing is known."""
+    return SimpleNamespace(trials=[TrialRecord(number, {}) for number in range(count)])
 
 
 def scheduler_of(record: Record, cut: list[int]) -> Milestones:
@@ -72,6 +74,7 @@ def scheduler_of(record: Record, cut: list[int]) -> Milestones:
 def test_poor_trials_are_cut_at_milestones_also_after_a_restart(tmp_path: Path) -> None:
     record, cut = Record(open_storage(tmp_path)), []
     record.trials = [TrialRecord(number, {}, "stopped", {111: 0.3 + number / 100}) for number in range(6)]
+    record.trials += [TrialRecord(number, {}) for number in (6, 7)]
     scheduler = scheduler_of(record, cut)
     assert cut == [], "of trials that have ended nobody is told"
     for number, score in ((6, 0.31), (7, 0.5)):
@@ -85,6 +88,31 @@ def test_poor_trials_are_cut_at_milestones_also_after_a_restart(tmp_path: Path) 
     assert 7 not in cut, "who has come to the end is let finish"
 
 
+def test_who_was_let_go_on_is_not_stopped_by_a_restart() -> None:
+    """At once, the later number came first: in the record's order it would be the second of two."""
+    cut: list[int] = []
+    record = begun(2)
+    scheduler = scheduler_of(record, cut)
+    for number, step, score in ((1, 111, 0.3), (0, 111, 0.4), (1, 333, 0.5)):
+        scheduler.on_trial_result(None, SimpleNamespace(config={NUMBER: number}), {"step": step, "validation": score})
+        record.trials[number].scores[step] = score
+    scheduler_of(record, cut)
+    assert cut == []
+    assert [each.status for each in record.trials] == ["running", "running"]
+
+
+def test_scores_that_come_late_decide_once_at_the_milestone_they_have_reached() -> None:
+    """--train.evaluate-every may be longer than from one milestone to the next."""
+    cut: list[int] = []
+    scheduler = Milestones(begun(), "validation", [111, 333], 3, cut.append)
+    for number, scores in enumerate(((0.1, 0.5), (0.2, 0.4))):
+        for step, score in zip((400, 800), scores, strict=True):
+            scheduler.on_trial_result(
+                None, SimpleNamespace(config={NUMBER: number}), {"step": step, "validation": score}
+            )
+    assert cut == []
+
+
 SCORES = st.lists(st.tuples(st.floats(), st.floats()), max_size=40)
 
 
@@ -93,7 +121,7 @@ def test_who_goes_on_is_among_the_best_of_those_that_came_so_far(
     scores: list[tuple[float, float]], factor: int
 ) -> None:
     cut: list[int] = []
-    scheduler = Milestones(NOBODY, "validation", [10, 20], factor, cut.append)
+    scheduler = Milestones(begun(), "validation", [10, 20], factor, cut.append)
     reached: tuple[list[float], list[float]] = [], []
     for number, two in enumerate(scores):
         trial = SimpleNamespace(config={NUMBER: number})
@@ -111,7 +139,7 @@ def test_how_many_of_16_pass_where_scores_are_chance() -> None:
     rng, passed = np.random.default_rng(0), [0, 0]
     for _ in range(1000):
         cut: list[int] = []
-        scheduler = Milestones(NOBODY, "validation", [10, 20], 3, cut.append)
+        scheduler = Milestones(begun(), "validation", [10, 20], 3, cut.append)
         for number in range(16):
             for place, step in enumerate((10, 20)):
                 scheduler.on_trial_result(
@@ -133,10 +161,15 @@ def test_the_last_milestone_is_no_later_than_its_part_of_the_steps(steps: int, f
 
 
 def test_a_kill_between_milestone_and_stop_stops_the_trial_all_the_same(tmp_path: Path) -> None:
-    record, cut = Record(open_storage(tmp_path)), []
-    record.trials = [TrialRecord(0, {}, "finished", {111: 0.5}), TrialRecord(1, {}, "running", {111: 0.1})]
-    scheduler_of(record, cut)
-    assert record.trials[1].status == "stopped"
+    cut: list[int] = []
+    record = Record(open_storage(tmp_path))
+    record.trials = [TrialRecord(0, {}, "finished", {111: 0.5}), TrialRecord(1, {})]
+    scheduler = scheduler_of(record, cut)
+    scheduler.on_trial_result(None, SimpleNamespace(config={NUMBER: 1}), {"step": 111, "validation": 0.1})
+    record.save()
+    again = Record(open_storage(tmp_path))
+    scheduler_of(again, cut)
+    assert (cut, again.trials[1].status) == ([1], "stopped")
 
 
 def test_the_record_outlives_the_process(tmp_path: Path) -> None:
@@ -177,6 +210,17 @@ def test_the_summary_of_a_finished_sweep(tmp_path: Path) -> None:
     for name in ("parallel.png", "slices.png"):
         picture = np.asarray(Image.open(tmp_path / name).convert("RGB"))
         assert picture.std() > 10, "something is drawn"
+
+
+def test_a_summary_says_when_no_trial_is_the_recipe_as_it_is(tmp_path: Path) -> None:
+    recipe = override(RECIPE, {"objective.ube.alpha": 0.0})  # which no logarithm reaches
+    parameters = chosen(spaces(recipe), [])
+    config = RecordedSearch(Record(open_storage(tmp_path / "new")), parameters, "tpe", 0, 16).suggest("any")
+    assert config is not None
+    assert config["objective.ube.alpha"] >= 0.5
+    found = trials(chosen(spaces(RECIPE), []))
+    text = write(open_storage(tmp_path), "mine", "validation", recipe, found, parameters)
+    assert "No trial has the recipe's own values, which lie outside what is searched: ube.alpha 0." in text
 
 
 def test_a_sweep_without_a_score_says_so(tmp_path: Path) -> None:
