@@ -97,10 +97,13 @@ def from_folders(places: Iterable[str]) -> Found:
         if not runs:
             raise ValueError(f"{place}: no run lies there; give runs' folders (with recipe.yaml) or folders of runs")
         for run in runs:
-            if run.exists(RESULT):
-                records.append(of_run(run))
-            else:
+            if not run.exists(RESULT):
                 left_out[run.url] = "not finished"
+                continue
+            try:
+                records.append(of_run(run))
+            except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+                left_out[run.url] = f"damaged, or no run of dgseg's: {type(error).__name__}: {error}".splitlines()[0]
     return Found(records, left_out)
 
 

@@ -179,6 +179,19 @@ def test_without_points_there_are_no_curves(runs: Path):
     assert "validation" not in found.columns
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("result.json", '{"na'), ("result.json", "[]"), ("recipe.yaml", "a: ["), ("metrics.jsonl", '{"kind": "st')],
+)
+def test_a_damaged_run_is_named_and_costs_the_others_nothing(runs: Path, file: str, text: str):
+    damaged = runs / "erm-streets-seed1"
+    (damaged / file).write_text(text)
+    found = from_folders([str(runs)])
+    assert len(found.records) == 5
+    assert list(found.left_out) == [str(damaged)]
+    assert "damaged" in found.left_out[str(damaged)]
+
+
 def test_the_command(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (runs / "unfinished").mkdir()
     (runs / "unfinished" / "recipe.yaml").write_text("name: x")
