@@ -1,6 +1,7 @@
 """Finished runs as MLflow has them, and the run that a study's runs are shown under."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from dgseg.study.records import VALIDATION, Curve, Found, Record, finite
-from dgseg.tracking.listener import MlflowConfig
-from dgseg.tracking.place import artifacts_of, use_short_timeouts
+from dgseg.tracking.listener import MlflowConfig, TrackingWarning
+from dgseg.tracking.place import artifacts_of, use_short_timeouts, without_password
 
 # How dgseg/tracking/listener.py names what is read here.
 _CURVES = {"loss": "loss/total", VALIDATION: f"average/{VALIDATION}"}
@@ -49,28 +50,40 @@ def from_mlflow(
 
 def parent(config: MlflowConfig, study: str, description: str) -> MlflowConfig:
     """The configuration for a study's runs: shown under one parent, the same one whenever the study goes on."""
-    client = _client(config, new=True)
-    known = client.get_experiment_by_name(config.experiment)
-    experiment = (
-        known.experiment_id if known else client.create_experiment(config.experiment, artifacts_of(str(config.uri)))
-    )
-    found = client.search_runs([experiment], _tagged(_STUDY, study), max_results=1)
-    run = (
-        found[0]
-        if found
-        else client.create_run(
-            experiment,
-            run_name=Path(study).name,
-            tags={_STUDY: study, "mlflow.note.content": f"{description}\n\n{_HINT}"},
+    try:
+        client = _client(config, new=True)
+        known = client.get_experiment_by_name(config.experiment)
+        experiment = (
+            known.experiment_id if known else client.create_experiment(config.experiment, artifacts_of(str(config.uri)))
         )
-    )
+        found = client.search_runs([experiment], _tagged(_STUDY, study), max_results=1)
+        run = (
+            found[0]
+            if found
+            else client.create_run(
+                experiment,
+                run_name=Path(study).name,
+                tags={_STUDY: study, "mlflow.note.content": f"{description}\n\n{_HINT}"},
+            )
+        )
+    except MlflowException as error:
+        _warn(config, f"the study has no run there to show its runs under, which keep their records ({error.message})")
+        return config
     return replace(config, parent=run.info.run_id)
 
 
 def close(config: MlflowConfig, finished: bool) -> None:
     """Says of the parent that its runs are through."""
-    if config.parent is not None:
+    if config.parent is None:
+        return
+    try:
         _client(config).set_terminated(config.parent, "FINISHED" if finished else "KILLED")
+    except (MlflowException, ValueError) as error:  # what has been trained is reported all the same
+        _warn(config, f"it is not told that the study is through ({error})")
+
+
+def _warn(config: MlflowConfig, message: str) -> None:
+    warnings.warn(f"MLflow at {without_password(str(config.uri))}: {message}", TrackingWarning, stacklevel=3)
 
 
 def _client(config: MlflowConfig, *, new: bool = False) -> MlflowClient:

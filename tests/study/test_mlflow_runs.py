@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from dgseg.study.execute import execute, finished, plan
 from dgseg.study.grids import Grid, Row
 from dgseg.study.mlflow_runs import close, from_mlflow, parent
-from dgseg.tracking.listener import MlflowConfig
+from dgseg.tracking.listener import MlflowConfig, TrackingWarning
 from tests.training.harness import tiny
 
 
@@ -55,3 +55,11 @@ def test_mlflow_and_the_folders_say_the_same(tmp_path: Path):
         from_mlflow(config, experiments=["dgsek"])
     with pytest.raises(ValueError, match=r"MLflow at sqlite.*not found"):
         from_mlflow(config, runs=["0" * 32])
+
+
+def test_a_server_that_is_down_costs_a_study_its_parent_and_no_results():
+    config = MlflowConfig(uri="http://127.0.0.1:9")  # where nobody answers
+    with pytest.warns(TrackingWarning, match="no run there"):
+        assert parent(config, "small", "Does it run?") == config
+    with pytest.warns(TrackingWarning, match="is not told"):
+        close(replace(config, parent="0" * 32), finished=True)
