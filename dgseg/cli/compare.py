@@ -4,6 +4,7 @@ import argparse
 import shutil
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from dgseg.cli.data.messages import plain_messages
@@ -11,7 +12,7 @@ from dgseg.evaluation.table import WIDTH, plain
 from dgseg.study import tables
 from dgseg.study.comparison import Comparison, compare
 from dgseg.study.page import comparison_page, headline
-from dgseg.study.records import COSTS, Found, from_folders, with_costs
+from dgseg.study.records import COSTS, Found, costs_note, from_folders, with_costs
 
 DESCRIPTION = textwrap.fill(
     "Finished runs in groups, mean ± standard deviation over seeds per domain and average, and differences from a "
@@ -77,6 +78,8 @@ def main(arguments: argparse.Namespace) -> int:
             baseline=arguments.baseline,
             confidence=arguments.confidence,
         )
+        if arguments.profile is not None and set(found.fields) & set(COSTS):
+            found = replace(found, notes=(*found.notes, costs_note(arguments.profile)))
         show(found)
         for name, reason in runs.left_out.items():
             print(f"left out: {name}: {reason}")

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from dgseg.data.labels import CLASSES
 from dgseg.evaluation.protocols import AVERAGES
 from dgseg.recipes import RECIPES
 from dgseg.study.records import COSTS, DETECTION, LOWER_IS_BETTER, VALIDATION, Record
@@ -191,7 +192,12 @@ def _columns(records: Sequence[Record], wanted: Sequence[str], known: set[str]) 
         of_averages = [*DETECTION, *AVERAGES, VALIDATION]
         of_domains = [each for members in AVERAGES.values() for each in members]
         return [*_ordered(averages, of_averages), *_ordered(domains, list(dict.fromkeys(of_domains)))], []
-    details = list(dict.fromkeys(name for run in records for name in run.details))
+    # Classes in their own order: the first run may lack one that the others have.
+    places = {name: place for place, name in enumerate(CLASSES)}
+    details = sorted(
+        dict.fromkeys(name for run in records for name in run.details),
+        key=lambda name: places.get(name.rpartition("/")[2], -1),
+    )
     scores, fields = [], []
     for name in wanted:
         inside = [each for each in details if each.startswith(f"{name}/")]

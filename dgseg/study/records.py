@@ -51,6 +51,8 @@ def with_costs(records: Sequence[Record], profile: Path) -> list[Record]:
     said = json.loads(profile.read_text())
     if not isinstance(said, dict) or not {"profile", "results"} <= said.keys():
         raise ValueError(f"{profile} is no file of `dgseg profile --json`")
+    if said["profile"]["train"]:
+        raise ValueError(f"{profile} holds the times of training steps (--train), and latency is that of inference")
     options = {f"model.options.{name}": str(value) for name, value in said["profile"]["options"].items()}
     classes = str(said["profile"]["num_classes"])
     costs = {}
@@ -72,6 +74,18 @@ def with_costs(records: Sequence[Record], profile: Path) -> list[Record]:
     if not any(costs_of(run) for run in records):
         raise ValueError(f"{profile} measures {', '.join(costs) or 'nothing'}: no run has that model and options")
     return found
+
+
+def costs_note(profile: Path) -> str:
+    """Under which conditions `with_costs` was measured: no latency means anything without them."""
+    said = json.loads(profile.read_text())
+    how, where = said["profile"], said["hardware"]
+    shape = "x".join(map(str, (how["batch"], 3, *how["size"])))
+    return (
+        f"Latency and FPS: inference of {shape}, {how['dtype'].removeprefix('torch.')}, on "
+        f"{where.get('gpu') or where['cpu']}, {where['threads']} threads, the median; MACs of one image, as fvcore "
+        "counts them."
+    )
 
 
 @dataclass(frozen=True)

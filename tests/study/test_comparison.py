@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -143,9 +144,24 @@ def test_costs_are_columns(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["compare", str(runs), "--profile", costs, *columns]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in (" ms", " G ", " M ", "FPS"))
+    assert "Latency and FPS: inference of 1x3x64x96, float32, on " in said
     assert main(["profile", "bisenet_r18", *cheap]) == 0
     with pytest.raises(SystemExit, match="measures bisenet_r18: no run has that model"):
         main(["compare", str(runs), "--profile", costs, *columns])
+    assert main(["profile", model, *cheap, "--train"]) == 0
+    with pytest.raises(SystemExit, match="times of training steps"):
+        main(["compare", str(runs), "--profile", costs, *columns])
+
+
+def test_classes_stand_in_their_own_order(tmp_path: Path):
+    """Whichever of them the first run has scores of."""
+    for seed, there in enumerate((["bicycle", "sky"], ["train", "bicycle", "sky", "road"])):
+        place = recorded.run(tmp_path, "erm-streets", seed, 0.4) / "result.json"
+        result = json.loads(place.read_text())
+        result["scores"]["fog"] = {"miou": 0.4, **{f"iou/{name}": 0.1 for name in there}, "macc": 0.5}
+        place.write_text(json.dumps(result))
+    found = compare(records(tmp_path), columns=["fog", "fog/iou", "fog/macc"])
+    assert found.columns == ["fog", *(f"fog/iou/{name}" for name in ("road", "sky", "train", "bicycle")), "fog/macc"]
 
 
 def test_nothing_finished(tmp_path: Path):
