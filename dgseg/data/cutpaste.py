@@ -34,6 +34,8 @@ class CutPaste:
             raise ValueError(f"long_side is (least, most) in pixels, at least 1; it is {self.long_side}")
         if not 1 <= self.objects <= 255:
             raise ValueError(f"an image takes 1 to 255 objects, not {self.objects}")
+        if self.masks is not None:
+            self._masks(self.masks)  # says at once that there are none
 
     def __call__(self, label: Map, rng: np.random.Generator) -> Map:
         """0, or the number of the object that stands there. Without any road nothing is pasted."""
@@ -51,10 +53,15 @@ class CutPaste:
     def _outline(self, side: int, rng: np.random.Generator) -> Outline:
         if self.masks is None:
             return drawn(side, rng)
-        paths = sorted(Path(self.masks).expanduser().glob("*.png"))
-        if not paths:
-            raise DataError(f"{self.masks} holds no *.png: masks of objects, 0 where there is none")
+        paths = self._masks(self.masks)
         return loaded(paths[int(rng.integers(len(paths)))], side)
+
+    @staticmethod
+    def _masks(folder: str) -> list[Path]:
+        paths = sorted(Path(folder).expanduser().glob("*.png"))
+        if not paths:
+            raise DataError(f"{folder} holds no *.png: masks of objects, 0 where there is none")
+        return paths
 
 
 def pasted(label: Map, objects: Map) -> Map:

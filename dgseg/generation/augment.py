@@ -29,6 +29,7 @@ from dgseg.data.datasets.pairs import (
     ORIGINALS,
 )
 from dgseg.data.labels import OUT_OF_DISTRIBUTION
+from dgseg.data.sample import check_seed
 from dgseg.data.sample import generator as random_of
 from dgseg.generation.generator import Generator, Request
 from dgseg.generation.quality import Filter
@@ -55,6 +56,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.variants < 1 or self.tries < 1:
             raise ValueError(f"variants ({self.variants}) and tries ({self.tries}) start at 1")
+        check_seed(self.seed)
 
 
 DEFAULTS, ANY = Settings(), Filter()

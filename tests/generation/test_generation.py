@@ -316,6 +316,17 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "part 4/4 has nothing to do: 3 images are wanted" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--seed", "-1"], "seed is -1"), (["--seed", str(1 << 64)], "seed is"), (["--masks", "absent"], r"no \*.png")],
+)
+def test_mistakes_leave_no_folder_that_was_begun_with_them(tmp_path: Path, arguments: list[str], said: str) -> None:
+    out = tmp_path / "set"
+    with pytest.raises(SystemExit, match=said):
+        main(["generate", "streets=game@train,size=64x128,length=3", "-o", str(out), *arguments])
+    assert not out.exists()
+
+
 def test_another_model_in_the_filter_is_another_set(tmp_path: Path) -> None:
     """Every run's file has the same name: what it holds tells them apart."""
     for seed in (0, 1):
