@@ -30,6 +30,7 @@ def settings_text(settings: Settings) -> str:
         f"{settings.num_classes} classes",
         f"{settings.rounds} rounds in turns",
     ]
+    words += [f"{name}={value}" for name, value in settings.options.items()]
     return ", ".join(words + (["channels_last"] if settings.channels_last else []))
 
 

@@ -59,7 +59,13 @@ def build(name: str, num_classes: int = 19, pretrained: bool | str = False, **op
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}: at least 1")
     module, function = known[name].split(":")
-    model: nn.Module = getattr(import_module(module), function)(num_classes, pretrained, **options)
+    try:
+        model: nn.Module = getattr(import_module(module), function)(num_classes, pretrained, **options)
+    except TypeError as error:
+        refused = [option for option in options if f"unexpected keyword argument '{option}'" in str(error)]
+        if not refused:
+            raise
+        raise ValueError(f"{name} has no option {refused[0]!r}") from error
     if isinstance(model, SegmentationModel):
         model.architecture = name
         model.options = dict(options)

@@ -239,3 +239,17 @@ def test_a_model_without_published_weights_does_not_pass_over_pretrained(pretrai
 def test_an_unknown_name_offers_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"unknown model 'bisenet_mni'; did you mean bisenet_mini"):
         build("bisenet_mni")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "refused"),
+    [
+        ("bisenet_mini", {"instance_norms": "whitening"}, "instance_norms"),
+        ("deeplabv3plus_mobilenetv2", {"uncertanty": True}, "uncertanty"),
+        ("mask2former_r50", {"uncertanty": True}, "uncertanty"),
+        ("mask2former_r50", {"backbone": {"depth": [1, 1, 1, 1]}}, "depth"),
+    ],
+)
+def test_an_unknown_option_is_refused(name: str, options: dict[str, Any], refused: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} has no option '{refused}'"):
+        build(name, **options)

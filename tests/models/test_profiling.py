@@ -162,6 +162,13 @@ def test_verdicts() -> None:
     assert [verdict.reached for verdict in verdicts] == pytest.approx([1.5, 0.95, 2.9 / 3, 2.5 / 3 / 0.8])
 
 
+def test_a_table_says_the_models_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """BlindNet's table and its baseline's would look the same without."""
+    common = ["--set", "instance_norms=whitening", "--size", "64x96", "--rounds", "1", "--threads", "1"]
+    assert main(["profile", "deeplabv3plus_mobilenetv2", *common]) == 0
+    assert "1 rounds in turns, instance_norms=whitening" in capsys.readouterr().out
+
+
 def test_training_steps(tmp_path: Path) -> None:
     found = profile(tmp_path, "--train", "--dtype", "bfloat16", "--channels-last")
     assert found["profile"]["batch"] == 2
