@@ -91,6 +91,11 @@ class Loop:
             if found is not None:
                 images.append(found)
         scored = ImageLosses(*(torch.cat(each) for each in zip(*images, strict=True))) if images else None
+        if scored is None and recipe.sampler.hardness is not None:
+            raise ValueError(
+                "sampler.hardness draws by the images' cross-entropy, and no objective of this recipe tells it: add "
+                "objective.ce or objective.ube, or do without sampler.hardness"
+            )
         # Only ranks that listen can be asked to stop; the exchange tells the others.
         stop = self.interrupt.requested is not None or any(each.should_stop() for each in self.listeners)
         posted = exchange.post(self.world, self.step, sums, stop, batch.indices, scored)

@@ -19,13 +19,14 @@ from dgseg.data.dataset import CorruptFile
 from dgseg.data.sample import Sample
 from dgseg.data.streets import Streets
 from dgseg.models import build, load_weights
-from dgseg.objectives import CrossEntropy
+from dgseg.objectives import CrossEntropy, FocalDiceConfig
 from dgseg.recipes import from_yaml
 from dgseg.training import Listener, NonFiniteLoss, RunConfig, RunResult, train
 from dgseg.training.checkpoint import CheckpointError
 from dgseg.training.identity import dataset_identity
 from dgseg.training.journal import FILE, Journal
 from dgseg.training.listener import RunEnd, ScoreReport, StepReport
+from dgseg.training.recipe import ObjectiveConfig
 from dgseg.training.storage import LocalStorage
 from dgseg.training.train import WEIGHTS
 from tests.training.harness import RECORDED, Record, in_processes, tiny
@@ -311,6 +312,16 @@ def test_refused_before_anything_is_trained(
     ear = Ear()
     with pytest.raises((ValueError, OSError), match=message):
         go(tmp_path, changes, ear, **config)
+    assert not ear.steps
+
+
+def test_hardness_without_a_loss_of_images_is_refused(tmp_path: Path) -> None:
+    """It would draw as if it were not there."""
+    recipe = replace(tiny(), objective=ObjectiveConfig(focal_dice=FocalDiceConfig()))
+    assert recipe.sampler.hardness is not None
+    ear = Ear()
+    with pytest.raises(ValueError, match="no objective of this recipe tells it: add"):
+        train(recipe, RunConfig(storage=str(tmp_path), name="run", device="cpu"), listeners=[ear])
     assert not ear.steps
 
 
