@@ -57,6 +57,19 @@ def check(recipe: Recipe, world_size: int) -> None:
             f"{', '.join(sorted(selected & tested))}: scored at the end and used for selection. What a checkpoint is "
             "selected on is no test any more: take another domain for data.validation"
         )
+    if data.target is not None:
+        adapted = _ids(data.target.source)
+        for spec in (*data.validation, *data.test):
+            if shared := sorted(adapted & _ids(spec)):
+                raise ValueError(
+                    f"{spec}: {shared[0]} and {len(shared) - 1} more are images of data.target.source too. What is "
+                    "adapted to is not scored: take another split"
+                )
+
+
+def _ids(spec: str) -> set[str]:
+    dataset = from_spec(spec)
+    return {dataset.id(index) for index in range(len(dataset))}
 
 
 def datasets(recipe: Recipe) -> list[Dataset]:

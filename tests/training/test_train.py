@@ -20,7 +20,7 @@ from dgseg.data.sample import Sample
 from dgseg.data.streets import Streets
 from dgseg.models import build, load_weights
 from dgseg.objectives import CrossEntropy, FocalDiceConfig
-from dgseg.recipes import from_yaml
+from dgseg.recipes import from_yaml, named, override
 from dgseg.training import Listener, NonFiniteLoss, RunConfig, RunResult, train
 from dgseg.training.checkpoint import CheckpointError
 from dgseg.training.identity import dataset_identity
@@ -313,6 +313,16 @@ def test_refused_before_anything_is_trained(
     with pytest.raises((ValueError, OSError), match=message):
         go(tmp_path, changes, ear, **config)
     assert not ear.steps
+
+
+def test_what_is_adapted_to_is_not_scored(tmp_path: Path) -> None:
+    target = "streets=fog@train,use=adaptation,size=64x96,length=8"
+    scored = "streets=fog@train,use=oracle,size=64x96,length=3"
+    for where in ("data.test", "data.validation"):
+        changes = {"data.target.source": target, "data.validation": [], "data.test": [], where: [scored]}
+        recipe = override(named("realtime-streets"), changes)
+        with pytest.raises(ValueError, match=r"streets/fog/0/0 and 2 more are images of data.target.source too"):
+            train(recipe, RunConfig(storage=str(tmp_path), name="run", device="cpu"))
 
 
 def test_hardness_without_a_loss_of_images_is_refused(tmp_path: Path) -> None:
