@@ -115,6 +115,8 @@ def _grid(arguments: argparse.Namespace) -> tuple[Grid, tuple[int, ...]]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--set {text}: write FIELD=VALUE")
+        if name == "seed":
+            raise ValueError(f"--set {text}: every row is trained with each of --seeds")
         changes[name] = value
     if arguments.steps is not None:
         budget = replace(budget, steps=arguments.steps)

@@ -281,6 +281,7 @@ def test_less_false_alarm_is_better():
         (["--workers", "0"], "must be at least 1"),
         (["--set", "model.nam=x"], "did you mean model.name"),
         (["--set", "steps"], "FIELD=VALUE"),
+        (["--set", "seed=3"], "each of --seeds"),
         (["--confidence", "2"], "between 0 and 1"),
     ],
 )
