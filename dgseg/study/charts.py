@@ -12,7 +12,8 @@ from dgseg.study.comparison import Comparison
 from dgseg.study.records import VALIDATION, Record
 from dgseg.study.statistics import summary
 
-COLOURS = matplotlib.color_sequences["tab10"]
+_PAIRS = matplotlib.color_sequences["tab20"]
+COLOURS = _PAIRS[::2] + _PAIRS[1::2]  # ten, then their pale ones
 Lines = Mapping[str, Sequence[tuple[float, str]]]  # of a line: its places on the axis, and the group that stands there
 
 
