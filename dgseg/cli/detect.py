@@ -13,6 +13,7 @@ from dgseg.cli import model_arguments
 from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.dataset import CorruptFile, Dataset
+from dgseg.data.datasets import parse_spec
 from dgseg.evaluation.detection import Detection, detect, scorers_of, table
 from dgseg.evaluation.loading import scored_dataset
 from dgseg.evaluation.scorers import SCORERS
@@ -135,6 +136,15 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError("mahalanobis is fitted to labelled training images: name them with --fit")
     if arguments.fit_images < 1 or (arguments.limit is not None and arguments.limit < 1):
         raise ValueError("--fit-images and --limit must be at least 1")
+    for spec in arguments.data:
+        if arguments.fit is not None and _place(spec) == _place(arguments.fit):
+            raise ValueError(f"--fit {arguments.fit} is what is scored: fit to what the model was trained on")
+
+
+def _place(spec: str) -> tuple[str, str, str | None]:
+    """Images lie there, whatever the options choose or change of them."""
+    parsed = parse_spec(spec)
+    return parsed.name, parsed.path, parsed.split
 
 
 def _datasets(specs: Sequence[str]) -> dict[str, Dataset]:

@@ -47,6 +47,7 @@ def test_every_scorer_has_its_rows(weights: Path, tmp_path: Path, capsys: pytest
     [
         (["{}:energy", "bare={bare}:learned"], "has no uncertainty head to ask"),
         (["{}:mahalanobis"], "name them with --fit"),
+        (["{}:mahalanobis", "--fit", "streets=fog@test"], "fit to what the model was trained on"),
         (["{}:energy", "{}:entropy"], "two models are called"),
         (["nowhere.safetensors:energy"], "no weights file at"),
         (["{}:energy", "--limit", "0"], "at least 1"),
