@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--profile",
+        nargs="+",
+        default=[],
         type=Path,
         metavar="FILE",
         help=f"of dgseg profile --json: {', '.join(COSTS)} are columns then, too",
@@ -71,15 +73,18 @@ def main(arguments: argparse.Namespace) -> int:
         if not runs.records and runs.left_out:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(runs.left_out.items())[:8])
             raise ValueError(f"none of {len(runs.left_out)} runs can be compared: {reasons}")
+        records = runs.records
+        for profile in arguments.profile:
+            records = with_costs(records, profile)
         found = compare(
-            runs.records if arguments.profile is None else with_costs(runs.records, arguments.profile),
+            records,
             group_by=arguments.group_by,
             columns=arguments.columns,
             baseline=arguments.baseline,
             confidence=arguments.confidence,
         )
-        if arguments.profile is not None and set(found.fields) & set(COSTS):
-            found = replace(found, notes=(*found.notes, costs_note(arguments.profile)))
+        if set(found.fields) & set(COSTS):
+            found = replace(found, notes=(*found.notes, *map(costs_note, arguments.profile)))
         show(found)
         for name, reason in runs.left_out.items():
             print(f"left out: {name}: {reason}")

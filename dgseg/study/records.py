@@ -67,7 +67,8 @@ def with_costs(records: Sequence[Record], profile: Path) -> list[Record]:
 
     def costs_of(run: Record) -> Mapping[str, str]:
         own = {name: value for name, value in run.fields.items() if name.startswith("model.options.")}
-        same = own == options and run.fields.get("model.num_classes") == classes
+        given = {name: value for name, value in own.items() if value != "none"}  # as if it were not there
+        same = given == options and run.fields.get("model.num_classes") == classes
         return costs.get(run.fields.get("model.name", ""), {}) if same else {}
 
     found = [replace(run, fields={**run.fields, **costs_of(run)}) for run in records]
@@ -82,7 +83,7 @@ def costs_note(profile: Path) -> str:
     how, where = said["profile"], said["hardware"]
     shape = "x".join(map(str, (how["batch"], 3, *how["size"])))
     return (
-        f"Latency and FPS: inference of {shape}, {how['dtype'].removeprefix('torch.')}, on "
+        f"Latency and FPS ({profile.name}): inference of {shape}, {how['dtype'].removeprefix('torch.')}, on "
         f"{where.get('gpu') or where['cpu']}, {where['threads']} threads, the median; MACs of one image, as fvcore "
         "counts them."
     )

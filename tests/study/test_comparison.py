@@ -11,7 +11,7 @@ from PIL import Image
 from dgseg.cli import main
 from dgseg.study import charts, tables
 from dgseg.study.comparison import compare
-from dgseg.study.records import Record, from_folders
+from dgseg.study.records import COSTS, Record, from_folders, with_costs
 from tests.study import recorded
 
 FOG = {"erm-streets": (0.10, 0.12, 0.11), "flexseg-streets": (0.14, 0.17, 0.16)}
@@ -144,13 +144,29 @@ def test_costs_are_columns(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["compare", str(runs), "--profile", costs, *columns]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in (" ms", " G ", " M ", "FPS"))
-    assert "Latency and FPS: inference of 1x3x64x96, float32, on " in said
+    assert "Latency and FPS (costs.json): inference of 1x3x64x96, float32, on " in said
     assert main(["profile", "bisenet_r18", *cheap]) == 0
     with pytest.raises(SystemExit, match="measures bisenet_r18: no run has that model"):
         main(["compare", str(runs), "--profile", costs, *columns])
     assert main(["profile", model, *cheap, "--train"]) == 0
     with pytest.raises(SystemExit, match="times of training steps"):
         main(["compare", str(runs), "--profile", costs, *columns])
+
+
+def test_models_that_differ_in_options_have_costs_from_files_of_their_own(tmp_path: Path):
+    """BlindNet's Table 3; its baseline's options say None, which is no option."""
+    model, profiles = "deeplabv3plus_mobilenetv2", {"plain": [], "blind": ["--set", "instance_norms=whitening"]}
+    for recipe in ("blindnet", "blindnet-erm"):
+        recorded.run(tmp_path / "runs", recipe, 0, 0.4, {"model.name": model})
+    costs = {name: str(tmp_path / f"{name}.json") for name in profiles}
+    for name, options in profiles.items():
+        cheap = ["--size", "64x96", "--rounds", "1", "--json", costs[name]]
+        assert main(["profile", model, *options, *cheap]) == 0
+    measured: list[Record] = with_costs(records(tmp_path / "runs"), Path(costs["plain"]))
+    assert [set(COSTS) <= set(run.fields) for run in measured] == [run.name == "blindnet-erm-seed0" for run in measured]
+    assert main(["compare", str(tmp_path / "runs"), "--profile", *costs.values(), "--columns", "fog", "MACs"]) == 0
+    both = with_costs(measured, Path(costs["blind"]))
+    assert len({run.fields["latency"] for run in both}) == 2
 
 
 def test_classes_stand_in_their_own_order(tmp_path: Path):
