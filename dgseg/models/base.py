@@ -15,6 +15,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class UnknownOption(ValueError):
+    """A model has no option of that name."""
+
+
 class SegmentationModel(nn.Module, ABC):
     """Images in, Prediction out. uint8 images are RGB and normalised here with the model's own constants, so that no
     caller can get them wrong; floating images are taken as normalised already."""

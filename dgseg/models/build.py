@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import nn
 
-from dgseg.models.base import SegmentationModel
+from dgseg.models.base import SegmentationModel, UnknownOption
 
 if TYPE_CHECKING:
     from dgseg.models.discriminator import Discriminator
@@ -65,7 +65,7 @@ def build(name: str, num_classes: int = 19, pretrained: bool | str = False, **op
         refused = [option for option in options if f"unexpected keyword argument '{option}'" in str(error)]
         if not refused:
             raise
-        raise ValueError(f"{name} has no option {refused[0]!r}") from error
+        raise UnknownOption(f"{name} has no option {refused[0]!r}") from error
     if isinstance(model, SegmentationModel):
         model.architecture = name
         model.options = dict(options)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dgseg.models.backbones import pretrained_backbone
-from dgseg.models.base import SegmentationModel
+from dgseg.models.base import SegmentationModel, UnknownOption
 from dgseg.models.prediction import Aux, Prediction
 from dgseg.models.uncertainty import RegionHead
 
@@ -33,7 +33,7 @@ def network_config(num_classes: int, backbone: dict[str, Any], options: dict[str
     # They take any word, and a misspelt one would change nothing.
     for kind, given in ((Config, options), (ResNetConfig, backbone)):
         if unknown := [name for name in given if not hasattr(kind(), name)]:
-            raise ValueError(f"mask2former_r50 has no option {unknown[0]!r}")
+            raise UnknownOption(f"mask2former_r50 has no option {unknown[0]!r}")
     return Config(
         backbone_config=ResNetConfig(out_features=list(STAGES), **backbone), num_labels=num_classes, **options
     )

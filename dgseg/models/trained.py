@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dgseg.models.base import SegmentationModel
+from dgseg.models.base import SegmentationModel, UnknownOption
 from dgseg.models.build import build
 from dgseg.models.lora import is_adapter, load_adapter
 from dgseg.models.weights import load_weights
@@ -38,7 +38,7 @@ def untrained(name: str, num_classes: int = 19, options: Mapping[str, Any] | Non
     torch.manual_seed(0)
     try:
         model = build(name, num_classes, **(options or {}))
-    except TypeError as error:
+    except (TypeError, UnknownOption) as error:
         if not options:
             raise
         raise ValueError(f"{name} cannot be built with {dict(options)}: {error}") from error
