@@ -12,7 +12,7 @@
 // weighs count · exp(mean / τ), a draw chooses between the group and the tree, then a member by the counts.
 //
 // Range: a weight is exp((h - offset) · rate) with rate = 1/(τ · scale). The offset is the largest score at the last
-// rebuild, which follows whenever the total leaves [1e-100, 1e100]. An image whose weight is 0 has p < 1e-200.
+// rebuild, which follows whenever the total leaves [1e-50, 1e50]. An image whose weight is 0 has p < 1e-250.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -88,7 +88,7 @@ class HardnessTable {
       for (size_t level = 1; level < levels_.size(); ++level) sum_node(level, node /= kFan);
     }
     const double total = seen_weight() + unseen_weight();
-    if (!(total > 1e-100 && total < 1e100)) rebuild();
+    if (!(total > 1e-50 && total < 1e50)) rebuild();
   }
 
   // From now on scores count by standard deviations of those seen (with fewer than two different ones: by 1). That

@@ -42,7 +42,7 @@ void check_distribution(const HardnessTable& table, const char* when) {
   const auto p = expected(table);
   for (int64_t i = 0; i < table.size(); ++i) {
     const double want = double(p[size_t(i)]), have = table.probability(i);
-    CHECK(std::fabs(want - have) <= 1e-9 * want + 1e-200, "%s: p of %d is %g, not %g", when, int(i), have, want);
+    CHECK(std::fabs(want - have) <= 1e-9 * want + 1e-250, "%s: p of %d is %g, not %g", when, int(i), have, want);
   }
   // Evenly spaced numbers hit every image as often as its probability says, to within one.
   const int64_t count = 5003;

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -38,6 +38,8 @@ updates = st.lists(
 )
 
 
+# The largest score falls, and what is left of the others was too small beside it for a double.
+@example(size=2, beta=0.0, temperature=0.02, batches=[[(0, 47.0), (1, 32.0)], [(0, 43.0)]], standardised=False)
 @settings(max_examples=150, deadline=None)
 @given(
     size=st.integers(1, 600),
