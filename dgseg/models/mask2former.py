@@ -31,8 +31,8 @@ def network_config(num_classes: int, backbone: dict[str, Any], options: dict[str
         backbones_supported = ("resnet",)  # its own list names Swin alone, and it warns of everything else
 
     # They take any word, and a misspelt one would change nothing.
-    for kind, given in ((Config, options), (ResNetConfig, backbone)):
-        if unknown := [name for name in given if not hasattr(kind(), name)]:
+    for known, given in ((Config(), options), (ResNetConfig(), backbone)):
+        if unknown := [name for name in given if not hasattr(known, name)]:
             raise UnknownOption(f"mask2former_r50 has no option {unknown[0]!r}")
     return Config(
         backbone_config=ResNetConfig(out_features=list(STAGES), **backbone), num_labels=num_classes, **options
