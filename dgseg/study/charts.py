@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dgseg.study.comparison import Comparison
-from dgseg.study.records import VALIDATION, Record
+from dgseg.study.records import DETECTION, LOWER_IS_BETTER, VALIDATION, Record
 from dgseg.study.statistics import summary
 
 _PAIRS = matplotlib.color_sequences["tab20"]
@@ -18,11 +18,27 @@ Lines = Mapping[str, Sequence[tuple[float, str]]]  # of a line: its places on th
 
 
 def bars(found: Comparison, columns: Sequence[str] = ()) -> Figure:
-    """Means, standard deviations, and a dot for every seed."""
+    """Means, standard deviations, and a dot for every seed. Scores of unknown objects stand each on its own scale."""
     columns = columns or found.columns
+    apart = [column for column in columns if column in DETECTION]
+    together = [column for column in columns if column not in DETECTION]
+    wide = min(15.0, 3 + 0.2 * len(columns) * (1 + len(found.groups)))
+    rows = [axes for axes in ([[column] for column in apart], [together] if together else []) if axes]
+    figure = Figure(figsize=(wide, 1.6 + 3.0 * len(rows)), layout="constrained")
+    grid = figure.add_gridspec(len(rows), 1)
+    for place, row in enumerate(rows):
+        inside = grid[place].subgridspec(1, len(row))
+        for cell, shown in zip(inside, row, strict=True):
+            axes = figure.add_subplot(cell)
+            _bars(axes, found, shown)
+        of_what = "mIoU, " if all(map(found.is_miou, row[0])) else ""
+        figure.axes[-len(row)].set_ylabel(f"{of_what}%, ± std over seeds")
+    _legend(figure, figure.axes[0])
+    return figure
+
+
+def _bars(axes: Any, found: Comparison, columns: Sequence[str]) -> None:
     width = 0.8 / len(found.groups)
-    figure = Figure(figsize=(min(15.0, 3 + 0.2 * len(columns) * (1 + len(found.groups))), 4.6), layout="constrained")
-    axes = figure.add_subplot()
     for place, (label, colour) in enumerate(zip(found.groups, cycle(COLOURS), strict=False)):
         shown = [(c, values) for c, column in enumerate(columns) if (values := found.values(label, column))]
         spots = np.array([c for c, _ in shown]) + width * (place - (len(found.groups) - 1) / 2)
@@ -39,12 +55,12 @@ def bars(found: Comparison, columns: Sequence[str] = ()) -> Figure:
         )
         for spot, (_, values) in zip(spots, shown, strict=True):
             axes.plot([spot] * len(values), [100 * v for v in values.values()], ".", color="#222222", markersize=3)
-    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set(ylabel="mIoU, %, ± std over seeds", ylim=(0, None), xlim=(-0.6, len(columns) - 0.4))
+    names = [f"{column}, lower is better" if column in LOWER_IS_BETTER else column for column in columns]
+    slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(columns) > 1 else {}
+    axes.set_xticks(range(len(columns)), names, **slant)
+    axes.set(ylim=(0, None), xlim=(-0.6, len(columns) - 0.4))
     axes.grid(alpha=0.3, axis="y")
     axes.set_axisbelow(True)
-    _legend(figure, axes)
-    return figure
 
 
 def learning_curves(found: Comparison) -> Figure | None:

@@ -25,6 +25,11 @@ class Comparison:
     notes: Sequence[str] = ()
     confidence: float = 0.95
 
+    def is_miou(self, column: str) -> bool:
+        """Rather than a score that its name tells: AUROC, "fog/macc"."""
+        runs = (run for of_group in self.groups.values() for run in of_group)
+        return column not in DETECTION and not any(column in run.details for run in runs)
+
     def values(self, label: str, column: str) -> dict[int, float]:
         """By seed."""
         return {run.seed: run.scores[column] for run in self.groups[label] if column in run.scores}

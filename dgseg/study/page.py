@@ -14,7 +14,7 @@ from dgseg.study.tables import differences_tables, scores_tables
 def comparison_page(found: Comparison, heading: str) -> str:
     curves = charts.learning_curves(found)
     sections = [
-        ("Scores", "".join(map(_unbroken, scores_tables(found))) + plot(charts.bars(found), "mIoU of every group")),
+        ("Scores", "".join(map(_unbroken, scores_tables(found))) + plot(charts.bars(found), "scores of every group")),
         ("Differences", _differences(found)),
         ("Learning curves", plot(curves, "loss and validation over steps") + _SHADE if curves else ""),
         ("Runs", table_of(_runs(found)).replace("<table>", "<table class=facts>")),

@@ -7,24 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dgseg.evaluation.table import WIDTH, Table
 from dgseg.study.comparison import ABSENT, Comparison
-from dgseg.study.records import DETECTION
 from dgseg.study.statistics import SeedDifference, Summary
 
 _CSV = ("score", "seeds", "mean", "std", "baseline", "difference", "low", "high", "confidence", "method", "verdict")
 
 
 def scores_tables(found: Comparison, width: int = WIDTH) -> list[Table]:
-    """As many columns in one as a line holds."""
+    """As many columns in one as a line holds; a mean of fewer runs than the others says of how many."""
     head = ("", *found.fields, "seeds")
     first = {
         label: (label, *(found.field(label, name) for name in found.fields), str(len(runs)))
         for label, runs in found.groups.items()
     }
-    named = any(
-        c in run.details or c in DETECTION for c in found.columns for runs in found.groups.values() for run in runs
-    )
-    title = "mIoU, and other scores by their names, %" if named else "mIoU, %"
-    return _cut(title, head, first, found.columns, lambda row, c: mean_and_std(found.summary(row, c)), width)
+    title = "mIoU, %" if all(map(found.is_miou, found.columns)) else "mIoU, and other scores by their names, %"
+
+    def cell(label: str, column: str) -> str:
+        one = found.summary(label, column)
+        if one is None or one.seeds == len(found.groups[label]):
+            return mean_and_std(one)
+        return f"{mean_and_std(one)} ({one.seeds} of {len(found.groups[label])})"  # not every run has this score
+
+    return _cut(title, head, first, found.columns, cell, width)
 
 
 def differences_tables(found: Comparison, width: int = WIDTH) -> list[Table]:

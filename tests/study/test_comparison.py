@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,27 @@ def test_tables_fit_the_line_and_lose_nothing(runs: Path):
         for table in cut:
             widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
             assert sum(widths) + 2 * (len(widths) - 1) <= 80
+
+
+def test_a_mean_says_where_it_is_of_fewer_runs(runs: Path):
+    erm = [run for run in records(runs) if run.fields["name"] == "erm-streets"]
+    assert erm[1].scores["fog"] == FOG["erm-streets"][1]
+    lacking = [erm[0], replace(erm[1], domains={"rain": 0.3}), replace(erm[2], domains={"rain": 0.3, "fog": 0.1})]
+    (table,) = tables.scores_tables(compare(lacking, columns=["fog", "rain"]), 10_000)
+    assert table.rows == (("erm-streets", "3", "10.00 ± 0.00 (2 of 3)", "30.00 ± 0.00"),)
+
+
+def test_scores_of_other_kinds_have_axes_of_their_own(runs: Path):
+    told = [replace(run, averages={**run.averages, "AP": 0.04, "FPR95": 0.9}) for run in records(runs)]
+    ap, fpr, miou = charts.bars(compare(told, columns=["AP", "FPR95", "fog", "rain"])).axes
+    assert ap.get_ylim()[1] < 6
+    assert fpr.get_ylim()[1] > 90
+    assert [axes.get_ylabel() for axes in (ap, miou)] == ["%, ± std over seeds", "mIoU, %, ± std over seeds"]
+    assert [label.get_text() for label in fpr.get_xticklabels()] == ["FPR95, lower is better"]
+    (mixed,) = charts.bars(compare(told, columns=["fog", "fog/iou"])).axes
+    assert mixed.get_ylabel() == "%, ± std over seeds"  # a class's IoU is no mIoU
+    (alone,) = charts.bars(compare(told, columns=["AP"])).axes
+    assert sorted(alone.get_legend_handles_labels()[1]) == ["erm-streets", "flexseg-streets"]
 
 
 def test_costs_are_columns(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
