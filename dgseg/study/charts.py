@@ -28,9 +28,8 @@ def bars(found: Comparison, columns: Sequence[str] = ()) -> Figure:
     grid = figure.add_gridspec(len(rows), 1)
     for place, row in enumerate(rows):
         inside = grid[place].subgridspec(1, len(row))
-        for cell, shown in zip(inside, row, strict=True):
-            axes = figure.add_subplot(cell)
-            _bars(axes, found, shown)
+        for across, shown in enumerate(row):
+            _bars(figure.add_subplot(inside[across]), found, shown)
         of_what = "mIoU, " if all(map(found.is_miou, row[0])) else ""
         figure.axes[-len(row)].set_ylabel(f"{of_what}%, ± std over seeds")
     _legend(figure, figure.axes[0])
