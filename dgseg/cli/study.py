@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from dgseg.cli.compare import show
 from dgseg.cli.data.messages import plain_messages
-from dgseg.cli.model_arguments import torch_device
 from dgseg.study import report
 from dgseg.study.execute import Run, execute, finished, measure, plan
 from dgseg.study.grids import BUDGETS, GRIDS, Grid, within
@@ -97,7 +96,9 @@ def main(arguments: argparse.Namespace) -> int:
         if any(row.scorer for row in grid.rows):
             from dgseg.study.detections import detections
 
-            unknown = detections(grid, runs, done, arguments.storage, torch_device(arguments.device))
+            unknown = detections(
+                grid, runs, done, arguments.storage, workers=arguments.workers, device=arguments.device
+            )
         found = report.compared(grid, runs, done, notes, arguments.confidence, unknown)
         show(found)
         out = arguments.out or Path(f"study-{grid.name}")

@@ -147,13 +147,11 @@ class _Heard:
 def _in_processes(
     left: Sequence[Run], storage: str, workers: int, device: Any, tracked: "MlflowConfig | None", heard: _Heard
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // workers)
     waiting = list(left)
     whole = False
     while not whole:  # a process that is killed takes its pool with it
         whole = True
-        with ProcessPoolExecutor(workers, context, _settle, (context.Value("i", 0), threads)) as pool:
+        with processes(workers) as pool:
             going: dict[Future[str], Run] = {}
             while True:
                 # A few at a time: what is queued in the pool cannot be taken back once Ctrl-C has come.
@@ -188,8 +186,14 @@ def _in_processes(
                         heard(run, future.result() if error is None else f"{type(error).__name__}: {error}")
 
 
+def processes(workers: int) -> ProcessPoolExecutor:
+    """Each with its share of the cores, and with a GPU of its own where there are many."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // workers)
+    return ProcessPoolExecutor(workers, context, _settle, (context.Value("i", 0), threads))
+
+
 def _settle(turn: Any, threads: int) -> None:
-    """A process among several: its share of the cores, and its own GPU where there are many."""
     with turn.get_lock():
         os.environ["LOCAL_RANK"] = str(turn.value)
         turn.value += 1

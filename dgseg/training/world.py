@@ -40,7 +40,7 @@ def join(device: Literal["auto", "cpu", "cuda"] = "auto", timeout: float = 600.0
     if dist.is_initialized():
         rank, size = dist.get_rank(), dist.get_world_size()
         return World(rank, size, local_rank, _device(device, local_rank), dist.group.WORLD if size > 1 else None)
-    return World(0, 1, 0, _device(device, 0), None)
+    return World(0, 1, local_rank, _device(device, local_rank), None)
 
 
 def _device(device: str, local_rank: int) -> torch.device:

@@ -226,6 +226,12 @@ def chained() -> Grid:
     )
 
 
+def kill_a_child():
+    while not (children := multiprocessing.active_children()):
+        time.sleep(0.01)
+    children[0].kill()
+
+
 def test_stages_begin_with_each_others_weights_and_are_asked_for_unknown_objects(chained: Grid, tmp_path: Path):
     from dgseg.study.detections import detections
 
@@ -240,9 +246,14 @@ def test_stages_begin_with_each_others_weights_and_are_asked_for_unknown_objects
         assert all(torch.equal(start[name], learned[name]) for name in start if "num_batches" not in name)
         assert set(learned) - set(start) == {"uncertainty.weight"}
     done = finished(runs, storage)
-    found = detections(chained, runs, done, storage, torch.device("cpu"), said.append)
+    killer = threading.Thread(target=kill_a_child)
+    killer.start()
+    with pytest.raises(ChildProcessError, match="the same command goes on"):
+        detections(chained, runs, done, storage, workers=2, device="cpu", say=said.append)
+    killer.join()
+    found = detections(chained, runs, done, storage, workers=2, device="cpu", say=said.append)
     assert sum("asked by" in line for line in said) == 6
-    again = detections(chained, runs, done, storage, torch.device("cpu"), said.append)
+    again = detections(chained, runs, done, storage, device="cpu", say=said.append)
     assert again == found
     assert sum("asked by" in line for line in said) == 6, "nobody is asked twice"
     shown = compared(chained, runs, done, detections=found)
