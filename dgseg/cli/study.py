@@ -12,7 +12,7 @@ from dgseg.cli.compare import show
 from dgseg.cli.data.messages import plain_messages
 from dgseg.study import report
 from dgseg.study.execute import Run, execute, finished, measure, plan
-from dgseg.study.grids import BUDGETS, GRIDS, Grid, within
+from dgseg.study.grids import BUDGETS, GRIDS, Grid, with_rows, within
 from dgseg.training import Listener, Progress
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--steps", type=int, metavar="N", help="of the longest runs, instead of the budget's")
     size.add_argument("--test", type=int, metavar="N", help="images per domain of the streets world, likewise")
     size.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="instead of the budget's")
+    size.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="these alone, as --dry-run names them, and what they stand on"
+    )
     size.add_argument(
         "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="of every recipe: model.name=bisenet_r18"
     )
@@ -123,7 +126,10 @@ def _grid(arguments: argparse.Namespace) -> tuple[Grid, tuple[int, ...]]:
         budget = replace(budget, steps=arguments.steps)
     if arguments.test is not None:
         budget = replace(budget, test=arguments.test)
-    return within(GRIDS[arguments.study](), budget, changes), tuple(arguments.seeds or budget.seeds)
+    grid = within(GRIDS[arguments.study](), budget, changes)
+    if arguments.rows is not None:
+        grid = with_rows(grid, arguments.rows)
+    return grid, tuple(arguments.seeds or budget.seeds)
 
 
 def _dry_run(arguments: argparse.Namespace, grid: Grid, runs: list[Run]) -> int:

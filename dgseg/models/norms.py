@@ -7,11 +7,41 @@ ones IBN-Net's.
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import mobilenetv2, resnet, shufflenetv2
 
 Normed = tuple[Tensor, Tensor]  # a block's output and the norm's map
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """Whose gradient is right for one image too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _with_dense_gradient(super().forward(x))
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    return _with_dense_gradient(F.instance_norm(x))
+
+
+class _DenseGradient(torch.autograd.Function):
+    """torch's instance norm, differentiated on a CPU, reads one image's gradient in the wrong order where that is laid
+    out channels last (torch 2.14)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return gradient.contiguous()
+
+
+def _with_dense_gradient(x: Tensor) -> Tensor:
+    found: Tensor = _DenseGradient.apply(x) if x.requires_grad else x
+    return found
 
 
 class NormedBottleneck(resnet.Bottleneck):  # type: ignore[misc]
@@ -52,14 +82,14 @@ def norm_after(blocks: nn.Sequential, channels: int, affine: bool) -> None:
     then finds the block's parameters used in its own forward pass alone. The blocks now return what it returns."""
     last: nn.Module = blocks[-1]
     last.__class__ = NORMED[type(last)]
-    last.instance_norm_layer = nn.InstanceNorm2d(channels, affine=affine)
+    last.instance_norm_layer = InstanceNorm(channels, affine=affine)
 
 
 class NormedStem(nn.Sequential):
     """Convolution, instance norm in place of the batch norm, ReLU, pooling."""
 
     def __init__(self, convolution: nn.Conv2d, pooling: nn.Module, affine: bool) -> None:
-        norm = nn.InstanceNorm2d(convolution.out_channels, affine=affine)
+        norm = InstanceNorm(convolution.out_channels, affine=affine)
         super().__init__(convolution, norm, nn.ReLU(), pooling)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dgseg.data.augment.pipeline import AUGMENTED
 from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
+from dgseg.models.norms import instance_norm
 from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import ORIGINAL, Objective, StepContext, weighted
 from dgseg.objectives.pixels import feature_channels, feature_map
@@ -115,7 +115,7 @@ def as_matrices(map_NCHW: Tensor, normalise: bool) -> Tensor:
     """[N, C, P], not narrower than float32: covariances are sums over a hundred thousand pixels."""
     map_NCHW = map_NCHW.to(torch.float64 if map_NCHW.dtype == torch.float64 else torch.float32)
     if normalise:
-        map_NCHW = F.instance_norm(map_NCHW)
+        map_NCHW = instance_norm(map_NCHW)
     return map_NCHW.flatten(2)
 
 

@@ -228,6 +228,21 @@ def within(grid: Grid, budget: Budget, changes: Mapping[str, Any] | None = None)
     return replace(grid, rows=rows)
 
 
+def with_rows(grid: Grid, labels: Sequence[str]) -> Grid:
+    """These rows alone, and those that they stand against or begin with."""
+    rows = {row.label: row for row in grid.rows}
+    kept: set[str] = set()
+    waiting = list(labels)
+    while waiting:
+        label = waiting.pop()
+        if label not in rows:
+            raise ValueError(f"--rows {label!r} is no row of {grid.name}; there are: {'; '.join(rows)}")
+        if label not in kept:
+            kept.add(label)
+            waiting += [other for other in (rows[label].against, rows[label].after) if other]
+    return replace(grid, rows=[row for row in grid.rows if row.label in kept])
+
+
 def misaligned(recipe: Recipe, pixels: float) -> Recipe:
     """Of the sources that have a misalignment."""
     sources = [

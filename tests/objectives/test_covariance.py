@@ -26,10 +26,17 @@ def covariance(x: Tensor, y: Tensor, c: int, d: int) -> Tensor:
     return torch.stack(pairs).sum() / (len(pairs) - 1) + (1e-5 if c == d else 0)
 
 
-def oracle(outputs, term: str, cross: str = "diagonal") -> Tensor:
+def normalised(map_NCHW: Tensor) -> Tensor:
+    mean, variance = map_NCHW.mean((2, 3), keepdim=True), map_NCHW.var((2, 3), keepdim=True, correction=0)
+    return (map_NCHW - mean) / (variance + 1e-5).sqrt()
+
+
+def oracle(outputs, term: str, cross: str = "diagonal", normalise: bool = False) -> Tensor:
     per_map = []
     for feature in SHAPES:
         original, augmented = outputs["original"].features[feature].detach(), outputs["augmented"].features[feature]
+        if normalise:
+            original, augmented = normalised(original), normalised(augmented)
         N, C = original.shape[:2]
         squares = []
         for n in range(N):
@@ -46,13 +53,15 @@ def oracle(outputs, term: str, cross: str = "diagonal") -> Tensor:
     return torch.stack(per_map).mean()
 
 
+@pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("cross", ["diagonal", "whitening"])
-def test_terms_and_gradients_are_the_equations(cross):
-    outputs, batch = predictions(SHAPES), two_views(few_classes())
-    terms = objective(cml=0.2, ccl=0.7, cross=cross)(outputs, batch, context())
+@pytest.mark.parametrize("N", [1, 2])  # one image's gradients are laid out otherwise than two's
+def test_terms_and_gradients_are_the_equations(N, cross, normalise):
+    outputs, batch = predictions(SHAPES, N), two_views(few_classes(N))
+    terms = objective(cml=0.2, ccl=0.7, cross=cross, normalise=normalise)(outputs, batch, context())
     assert list(terms) == ["covariance/cml", "covariance/ccl"]
     for term, weight in (("cml", 0.2), ("ccl", 0.7)):
-        expected = weight * oracle(outputs, term, cross)
+        expected = weight * oracle(outputs, term, cross, normalise)
         torch.testing.assert_close(terms[f"covariance/{term}"], expected, rtol=1e-10, atol=0)
         actual = torch.autograd.grad(terms[f"covariance/{term}"], leaves(outputs, "augmented"), retain_graph=True)
         wanted = torch.autograd.grad(expected, leaves(outputs, "augmented"))
@@ -85,8 +94,7 @@ def test_maps_without_norms_are_normalised_when_asked():
     plain = objective()(outputs, batch, context())
     for prediction in outputs.values():
         for feature, tensor in prediction.features.items():
-            mean, variance = tensor.mean((2, 3), keepdim=True), tensor.var((2, 3), keepdim=True, correction=0)
-            prediction.features[feature] = (tensor - mean) / (variance + 1e-5).sqrt()
+            prediction.features[feature] = normalised(tensor)
     expected = objective()(outputs, batch, context())
     scaled = {
         view: prediction._replace(features={k: 3 * v + 1 for k, v in prediction.features.items()})

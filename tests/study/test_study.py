@@ -17,7 +17,7 @@ from dgseg.objectives import with_median_frequency
 from dgseg.recipes import differences, named
 from dgseg.study import report
 from dgseg.study.execute import execute, finished, plan
-from dgseg.study.grids import BUDGETS, CENTRE, GRIDS, Budget, Grid, Row, misaligned, misalignment, within
+from dgseg.study.grids import BUDGETS, CENTRE, GRIDS, Budget, Grid, Row, misaligned, misalignment, with_rows, within
 from dgseg.study.report import compared
 from dgseg.study.statistics import SeedDifference
 from dgseg.training import Listener, RunConfig, assemble, train
@@ -205,6 +205,16 @@ DETECTS = {
     "schedule.steps": 2,
     "schedule.warmup": 0,
 }
+
+
+def test_some_rows_are_studied_with_what_they_stand_on():
+    grid = GRIDS["detection"]()
+    some = with_rows(grid, ["Generalize or Detect, both"])
+    assert [row.label for row in some.rows] == ["start", "energy", "both, stage 1", "Generalize or Detect, both"]
+    whole = {run.name for run in plan(within(grid, BUDGETS["smoke"]), (0,))}
+    assert {run.name for run in plan(with_rows(within(grid, BUDGETS["smoke"]), ["ODIN"]), (0,))} < whole
+    with pytest.raises(ValueError, match=r"--rows 'odin' is no row of detection; there are: start; .*ODIN"):
+        with_rows(grid, ["odin"])
 
 
 @pytest.fixture(scope="module")

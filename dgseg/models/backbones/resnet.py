@@ -8,7 +8,7 @@ from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Wei
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from dgseg.models.backbones.pretrained import pretrained_backbone
-from dgseg.models.norms import norm_after
+from dgseg.models.norms import InstanceNorm, norm_after
 
 # What the papers start from: torchvision's first weights, not the later recipe's.
 _KINDS: dict[int, tuple[Any, tuple[int, ...], str]] = {
@@ -50,7 +50,7 @@ class ResNet(nn.Module):
     def place_norms(self, positions: tuple[int, ...], affine: bool) -> None:
         for position in positions:
             if position == 0:
-                self.bn1 = nn.InstanceNorm2d(self.conv1.out_channels, affine=affine)
+                self.bn1 = InstanceNorm(self.conv1.out_channels, affine=affine)
                 continue
             norm_after(getattr(self, f"layer{position}"), self.channels[position], affine)
 
