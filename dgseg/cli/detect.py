@@ -109,6 +109,8 @@ def main(arguments: argparse.Namespace) -> int:
         # First of all: a file that cannot be written must not take the scores along.
         print(plain(table(found)))
         print(f"\n{', '.join(f'{name}: {_images(each, arguments.limit)}' for name, each in datasets.items())}")
+        if bare := dict.fromkeys(row.dataset for rows in found.values() for row in rows if math.isnan(row.ap)):
+            print(f"\n{', '.join(bare)}: no pixel of an unknown object (the streets world has some with unknown=true)")
         if broken:
             print(f"\n{len(broken)} images could not be read and are in no score:")
             for where, reason in list(broken.items())[:10]:

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a model that must find the object unknown, with --least-score",
     )
     passing.add_argument("--model", help="its name, where the file does not say it")
-    passing.add_argument("--scorer", default="energy", help="how it is asked (default: energy)")
+    passing.add_argument("--scorer", help="how it is asked (default: energy)")
     passing.add_argument("--least-score", type=float, metavar="U", help="mean over the object's pixels")
     parser.add_argument("--variants", type=int, default=1, help="generated images per image (default: 1)")
     parser.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="of N that run at once: 1/4")
@@ -132,21 +132,21 @@ def _filter(arguments: argparse.Namespace) -> tuple[Any, str]:
     segmenter: Any = {"colour": by_colour, "none": None}.get(arguments.segmenter, "")
     if segmenter == "":
         segmenter = function_named(arguments.segmenter)
-    asked = [arguments.model, arguments.weights, arguments.least_score]
-    if any(each is not None for each in asked) and any(each is None for each in asked[1:]):
+    asked = [arguments.model, arguments.scorer, arguments.weights, arguments.least_score]
+    if any(each is not None for each in asked) and any(each is None for each in asked[2:]):
         raise ValueError("a model's opinion takes --weights and --least-score, and --model where the file does not say")
-    scorer = None
+    scorer, way = None, arguments.scorer or "energy"
     if arguments.weights is not None:
         from dgseg.models.trained import trained
 
         named = arguments.model is not None
-        options = {"uncertainty": True} if named and arguments.scorer == "learned" else {}
+        options = {"uncertainty": True} if named and way == "learned" else {}
         model = trained(arguments.weights, arguments.model, options=options)
-        scorer = scorer_of(model, arguments.scorer)
+        scorer = scorer_of(model, way)
     said = f"segmenter {arguments.segmenter} above {arguments.iou}"
     if scorer is not None:
         # By what it holds: every run's file is called weights.safetensors.
         with arguments.weights.open("rb") as file:
             held = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        said += f", {arguments.model or 'its own'} {held} {arguments.scorer} from {arguments.least_score}"
+        said += f", {arguments.model or 'its own'} {held} {way} from {arguments.least_score}"
     return Filter(segmenter, arguments.iou, scorer, arguments.least_score or 0.0), said

@@ -36,7 +36,7 @@ class Command:
     def sizes(self) -> list[int]:
         """The numbers of workers, of those that may come to train, among which every batch divides evenly."""
         data, parts = self.recipe.data, self.recipe.train.accumulate
-        batches = [data.batch_size, *([data.target.batch_size] if data.target else [])]
+        batches = [data.batch_size, data.target_batch]
         asked = range(self.launch.min_workers or self.launch.workers, self.launch.workers + 1)
         return [workers for workers in asked if not any(batch % (workers * parts) for batch in batches)]
 

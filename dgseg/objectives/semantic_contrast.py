@@ -255,7 +255,7 @@ def class_wise(
     counted = samples.valid & negative.any(2)
     contrasted = similarity_NSS.masked_fill(~(negative | own), -math.inf)
     if released:  # the positive is there a second time, among the negatives
-        contrasted = contrasted + own * math.log(2)
+        contrasted = contrasted + own.to(contrasted.dtype) * math.log(2)
     loss = contrasted.logsumexp(2) - similarity_NSS.diagonal(dim1=1, dim2=2)
     return torch.where(counted, loss, 0.0).sum(), counted.sum()
 

@@ -32,6 +32,7 @@ from dgseg.training.recipe import (
 
 HEAD = ("uncertainty.*",)
 DEEPLAB, MASK2FORMER = "deeplabv3plus_r50", "mask2former_r50"
+# Stage 2: what makes features out of the frozen backbone's maps, and the head, which would grow stale beside them.
 FEATURES = {
     DEEPLAB: ("aspp.*", "bot_fine.*", "bot_aspp.*", *HEAD),
     MASK2FORMER: (
@@ -126,6 +127,8 @@ def streets_stage(
 ) -> Recipe:
     """A stage on the streets world, from `--model.weights runs/detect-streets-start/weights.safetensors`."""
     base = streets.erm()
+    # So few steps at DeepLabV3+'s rate leave Mask2Former's head where it was: as it began, then.
+    lr, clip = (1e-3, 1.0) if model == MASK2FORMER else (1e-4, None)
     tests = tuple(f"streets={domain}@test,unknown=true,{streets.SIZE}" for domain in TARGETS)
     return replace(
         stage,
@@ -134,9 +137,9 @@ def streets_stage(
             base.data, sources=(f"{STREETS_PAIRS},shift={shift}",), shares=None, augment=Streets(), test=tests
         ),
         model=replace(_small(model, uncertainty=uncertain), trainable=stage.model.trainable),
-        optimizer=AdamWConfig(lr=1e-4, weight_decay=1e-4, head_multiple=1.0),
+        optimizer=AdamWConfig(lr=lr, weight_decay=1e-4, head_multiple=1.0),
         schedule=replace(stage.schedule, steps=300),
-        train=TrainConfig(save_every=100),
+        train=TrainConfig(save_every=100, clip=clip),
     )
 
 

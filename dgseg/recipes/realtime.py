@@ -87,7 +87,7 @@ def source_only(
 def adversarial(name: str, batch: int, objective: ObjectiveConfig) -> Recipe:
     """As many target images as source images in every step."""
     base = source_only(name, BISENET, GTA5_TRAIN, GTA5_IMAGES, augmented(GTA5, "jitter"))
-    target = TargetConfig(CITYSCAPES_TRAIN, batch, augmented(CITYSCAPES))
+    target = TargetConfig(CITYSCAPES_TRAIN, augmented(CITYSCAPES))
     return replace(
         base,
         data=replace(base.data, batch_size=batch, target=target),
@@ -99,7 +99,7 @@ def adversarial(name: str, batch: int, objective: ObjectiveConfig) -> Recipe:
 def on_streets(name: str = "realtime-streets", objective: ObjectiveConfig = CE) -> Recipe:
     """adversarial adaptation to fog on the streets world"""
     base = streets_source(name, "jitter")
-    target = TargetConfig(f"streets=fog@train,use=adaptation,{streets.SIZE}", 4, augmented(STREETS))
+    target = TargetConfig(f"streets=fog@train,use=adaptation,{streets.SIZE}", augmented(STREETS))
     objective = replace(objective, adversarial=AdversarialConfig(width=16))
     return replace(base, data=replace(base.data, target=target), objective=objective)
 

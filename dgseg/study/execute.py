@@ -16,9 +16,11 @@ import torch
 
 from dgseg.data import from_spec
 from dgseg.data.datasets import parse_spec
+from dgseg.models import save_weights
 from dgseg.study.grids import Grid, with_option
 from dgseg.study.records import RESULT, Record, of_run
 from dgseg.training import Journal, Listener, RunConfig, train
+from dgseg.training.assemble import model
 from dgseg.training.listener import ScoreReport, StepReport
 from dgseg.training.recipe import Recipe
 from dgseg.training.storage import open_storage
@@ -236,8 +238,12 @@ def measure(recipe: Recipe, device: Any, steps: int = 8, images: int = 4) -> Exp
         data=replace(recipe.data, test=tuple(changes), validation=()),
     )
     watch = _Watch()
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
+        if recipe.model.trainable:  # which wants weights to begin with
+            weights = Path(place) / "random.safetensors"
+            save_weights(model(recipe.model), weights)
+            short = replace(short, model=replace(short.model, weights=str(weights)))
+        began = time.monotonic()
         train(short, RunConfig(storage=place, device=device, log_every=steps // 2), listeners=[watch])
     step = recipe.data.batch_size / watch.rate
     image = watch.scoring / max(1, scored_images(short))

@@ -50,6 +50,11 @@ def check(recipe: Recipe, world_size: int) -> None:
             )
     if not data.sources:
         raise ValueError("data.sources is empty: name what to train on, as in gta5=/data/gta5@train")
+    if recipe.model.trainable and recipe.model.weights is None and not recipe.model.pretrained:
+        raise ValueError(
+            f"model.trainable trains {', '.join(recipe.model.trainable)} alone, in a model whose other weights are "
+            "random: say with model.weights what it begins with, as runs/NAME/weights.safetensors of the run before"
+        )
     selected = {from_spec(spec).domain for spec in data.validation}
     tested = {from_spec(spec).domain for spec in data.test}
     if selected & tested:
@@ -95,7 +100,7 @@ def loader(recipe: Recipe, sources: Sequence[Dataset], drawn_by: Sampler, world:
     target = None
     if data.target is not None:
         dataset = from_spec(data.target.source)
-        own = Uniform(len(dataset), batch_size=data.target.batch_size, seed=recipe.seed)
+        own = Uniform(len(dataset), batch_size=data.target_batch, seed=recipe.seed)
         target = Target(dataset, own, data.target.augment.build())
     return Loader(
         sources,
@@ -202,4 +207,5 @@ def _source_sampler(config: SamplerConfig, source: Dataset, place: int, batch_si
 
 def _target_size(recipe: Recipe) -> list[tuple[str, int]]:
     target = recipe.data.target
-    return [] if target is None else [("data.target.batch_size", target.batch_size)]
+    own = None if target is None else target.batch_size
+    return [] if own is None else [("data.target.batch_size", own)]

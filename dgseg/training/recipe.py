@@ -35,9 +35,9 @@ class TargetConfig:
 
     source: str
     """what dgseg data show takes: cityscapes=/data/cityscapes@train, streets=fog@train,use=adaptation"""
-    batch_size: int
-    """images per step, over all workers"""
     augment: Augmentation
+    batch_size: int | None = None
+    """images per step, over all workers; None: as many as of the sources"""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,12 @@ class DataConfig:
     """how images are shown when they are scored; see dgseg evaluate --help"""
     test_batch: int = 4
     """images at once when scoring"""
+
+    @property
+    def target_batch(self) -> int:
+        """Images of the target per step, where there is one."""
+        given = None if self.target is None else self.target.batch_size
+        return self.batch_size if given is None else given
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,13 @@ def test_every_scorer_has_its_rows(weights: Path, tmp_path: Path, capsys: pytest
         assert [float(row["ap"]) for row in csv.DictReader(file)] == [row["ap"] for row in rows]
 
 
+def test_where_nothing_can_be_found_it_says_so(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = "streets=rain@test,size=64x96,length=1"
+    assert main(["detect", f"{weights}:energy", *DATA, known, "--device", "cpu"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "rain: no pixel of an unknown object (the streets world has some with unknown=true)" in said
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

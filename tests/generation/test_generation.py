@@ -309,6 +309,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         main(["generate", spec, "-o", out, "--segmenter", "none"])
     with pytest.raises(SystemExit, match="takes --weights and --least-score, and --model where"):
         main(["generate", spec, "-o", out, "--model", "bisenet_mini"])
+    with pytest.raises(SystemExit, match="takes --weights and --least-score"):
+        main(["generate", spec, "-o", out, "--scorer", "energy"])
     name = "tests.generation.test_generation:flat"
     assert main(["generate", spec, "-o", f"{out}2", "--function", name, "--iou", "0.3", "--part", "1/3"]) == 0
     assert "1 images" in capsys.readouterr().out

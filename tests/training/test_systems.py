@@ -7,8 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dgseg.models import save_weights
+from dgseg.recipes import override
 from dgseg.training import RunConfig, train
-from dgseg.training.recipe import SGDConfig
+from dgseg.training.assemble import model
+from dgseg.training.recipe import Recipe, SGDConfig
 from tests.models.harness import TINY
 from tests.training.harness import RECORDED, in_processes, tiny
 from tests.training.test_strategies import furthest, samples
@@ -59,11 +62,22 @@ ONE_IMAGE_EACH: dict[str, dict[str, Any]] = {
 FIRST_STAGE = pytest.param("ablation-detect-semantic-stage1", marks=pytest.mark.slow)
 
 
+def begun(changes: dict[str, Any], name: str, place: Path) -> Recipe:
+    """With random weights to begin with, where a recipe trains a part alone."""
+    recipe = tiny(changes, name)
+    if not recipe.model.trainable:
+        return recipe
+    torch.manual_seed(7)
+    weights = place / "start.safetensors"
+    save_weights(model(recipe.model), weights)
+    return override(recipe, {"model.weights": str(weights)})
+
+
 @pytest.mark.parametrize("name", [*(name for name in SYSTEMS if "stage1" not in name), FIRST_STAGE, *ONE_IMAGE_EACH])
 def test_two_workers_train_what_one_does(tmp_path: Path, name: str) -> None:
     # A rate at which rounding stays rounding: batch norms over four small images multiply it.
     gentle = {"train.precision": "float64", "optimizer": SGDConfig(lr=1e-4)}
-    recipe = tiny(LEAN | gentle | (SYSTEMS | ONE_IMAGE_EACH)[name], name)
+    recipe = begun(LEAN | gentle | (SYSTEMS | ONE_IMAGE_EACH)[name], name, tmp_path)
     body = RECORDED + "answer = recorded(recipe, storage)\n"
     (alone,) = in_processes(1, body, recipe=recipe, storage=str(tmp_path / "one"))
     ranks = in_processes(2, body, recipe=recipe, storage=str(tmp_path / "two"))
@@ -78,7 +92,7 @@ def test_two_workers_train_what_one_does(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, name: str) -> None:
     """Several optimisers, banks, heads and discriminators included."""
-    recipe = tiny(LEAN | SYSTEMS[name], name)
+    recipe = begun(LEAN | SYSTEMS[name], name, tmp_path)
 
     def run(storage: str, stop: int | None) -> dict[str, torch.Tensor]:
         result = train(recipe, RunConfig(storage=str(tmp_path / storage), device="cpu", stop_after=stop))

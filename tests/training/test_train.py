@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from dgseg.data.dataset import CorruptFile
 from dgseg.data.sample import Sample
 from dgseg.data.streets import Streets
-from dgseg.models import build, load_weights
+from dgseg.models import build, load_weights, save_weights
 from dgseg.objectives import CrossEntropy, FocalDiceConfig
 from dgseg.recipes import from_yaml, named, override
 from dgseg.training import Listener, NonFiniteLoss, RunConfig, RunResult, train
@@ -298,7 +298,7 @@ def test_a_file_that_cannot_be_read_does_not_keep_a_run_from_starting(tmp_path: 
         ({"data.protocol": "offical"}, {}, "there is no protocol 'offical'; take"),
         ({"schedule.steps": 0}, {}, "schedule.steps is 0"),
         ({"optimizer.head_multiple": 10.0}, {}, "no parameter of bisenet_mini begins with 'backbone.'"),
-        ({"model.trainable": ["nothing.*"]}, {}, "'nothing.*' is the name of no parameter"),
+        ({"model.trainable": ["*head*"]}, {}, r"trains \*head\* alone, in a model whose other weights are random: say"),
         ({"model.weights": "/nowhere.safetensors"}, {}, "nowhere"),
         ({"train.ema": 1.5}, {}, "train.ema is the decay"),
         ({}, {"strategy": "fsdp"}, "fsdp needs several workers"),
@@ -313,6 +313,15 @@ def test_refused_before_anything_is_trained(
     with pytest.raises((ValueError, OSError), match=message):
         go(tmp_path, changes, ear, **config)
     assert not ear.steps
+
+
+def test_a_pattern_that_fits_no_parameter_is_refused(tmp_path: Path) -> None:
+    recipe = tiny()
+    weights = tmp_path / "weights.safetensors"
+    save_weights(build(recipe.model.name, **recipe.model.options), weights)
+    partly = override(recipe, {"model.weights": str(weights), "model.trainable": ["nothing.*"]})
+    with pytest.raises(ValueError, match=r"'nothing\.\*' is the name of no parameter"):
+        train(partly, RunConfig(storage=str(tmp_path), device="cpu"))
 
 
 def test_what_is_adapted_to_is_not_scored(tmp_path: Path) -> None:
