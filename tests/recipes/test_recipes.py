@@ -35,7 +35,8 @@ def test_it_is_whole(name: str) -> None:
 @pytest.mark.parametrize("name", STREETS)
 def test_what_needs_no_download_can_be_built(name: str) -> None:
     recipe = RECIPES[name].make()
-    assemble.check(recipe, world_size=2)
+    later = {"model.weights": "runs/start/weights.safetensors"} if recipe.model.trainable else {}
+    assemble.check(override(recipe, later), world_size=2)
     model = assemble.model(recipe.model)
     objective = with_median_frequency(recipe.objective, (1.0,) * 19)
     Objectives({key: config.build(model) for key, config in assemble.present(objective).items()})
