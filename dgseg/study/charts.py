@@ -20,10 +20,10 @@ Lines = Mapping[str, Sequence[tuple[float, str]]]  # of a line: its places on th
 def bars(found: Comparison, columns: Sequence[str] = ()) -> Figure:
     """Means, standard deviations, and a dot for every seed. Scores of unknown objects stand each on its own scale."""
     columns = columns or found.columns
-    apart = [column for column in columns if column in DETECTION]
+    apart = [[column] for column in columns if column in DETECTION]
     together = [column for column in columns if column not in DETECTION]
+    rows = [row for row in (apart, [together] if together else []) if row]  # of axes, each of its columns
     wide = min(15.0, 3 + 0.2 * len(columns) * (1 + len(found.groups)))
-    rows = [axes for axes in ([[column] for column in apart], [together] if together else []) if axes]
     figure = Figure(figsize=(wide, 1.6 + 3.0 * len(rows)), layout="constrained")
     grid = figure.add_gridspec(len(rows), 1)
     for place, row in enumerate(rows):
