@@ -66,6 +66,7 @@ class _Heard:
 
     def __init__(self, screen: Sequence[Listener]) -> None:
         self.arrived = self.training = False
+        self._lost = False  # an attempt was, and what its last workers still say is not shown
         self._screen = screen
         self._step = 0
         self.tracebacks: dict[int, str] = {}  # of this attempt, by rank
@@ -74,19 +75,23 @@ class _Heard:
     def take(self, kind: str, content: Any) -> None:
         if kind == "arrived":
             self.arrived = True
+            self._lost = False
         elif kind == "note":
             if content not in self._said:  # every worker warns of the same
                 self._said.add(content)
                 self.say(content)
-        elif kind == "traceback":
-            rank, text = content
-            self.tracebacks[rank] = text
         elif kind == "lost":
+            self._lost = True
             self.tracebacks = {}
             if self.training:  # nobody has ended what the screen shows
                 self._show("on_end", RunEnd("failed", self._step))
             self.say(content)
-        elif kind != "over":  # which has woken the driver, and tells nothing
+        elif kind == "over" or self._lost:  # the first has woken the driver, and tells nothing
+            return
+        elif kind == "traceback":
+            rank, text = content
+            self.tracebacks[rank] = text
+        else:
             self._show(kind, content)
 
     def say(self, text: str) -> None:

@@ -55,13 +55,51 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path, capsys:
     assert all(torch.equal(found[name], whole[name]) for name in whole)
     assert attempts(marks, rank=1) == 2
     assert "lost worker 1: starting again from the last checkpoint, 1 of 3 times" in capsys.readouterr().err
-    steps = [step for kind, step in screen.told if kind == "step"]
     again = screen.told.index(("start", 3))
-    assert screen.told[0] == ("start", 0)
-    assert ("failed", steps[again - 2]) == screen.told[again - 1], "the first bar is taken off the screen"
+    first = [("start", 0), *(("step", step) for step in range(1, 5)), ("failed", 4)]
+    assert screen.told[:again] == first, "the bar is taken off the screen, once"
     assert [step for kind, step in screen.told[again:] if kind == "step"] == list(range(4, 13))
     assert screen.told[-1] == ("finished", 12)
     assert not [path for path in (tmp_path / "ray").iterdir() if path.name != "run"], "nothing of Ray's stays"
+
+
+def test_what_comes_late_from_a_lost_attempt_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its first worker may notice after Ray has: the run has not failed twice, nor with its traceback."""
+    import ray
+
+    from dgseg.launch.driver import follow
+    from dgseg.launch.failures import WorkerFailed
+    from dgseg.launch.mailbox import Mailbox, tell
+
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+
+    class Trainer:
+        """Of a run whose messages come in the worst order."""
+
+        def fit(self) -> None:
+            report = StepReport(4, 12, {}, {}, 1.0, 1.0)
+            told: list[tuple[str, object]] = [
+                ("arrived", 0),
+                ("on_step", report),
+                ("lost", "lost worker 1"),
+                ("on_step", replace(report, step=5)),
+                ("on_end", RunEnd("failed", 5)),
+                ("traceback", (0, "of the lost attempt")),
+                ("arrived", 0),
+                ("on_step", report),
+                ("on_end", RunEnd("failed", 4)),
+                ("traceback", (0, "of the second\n")),
+            ]
+            for kind, content in told:
+                ray.get(tell(mailbox, kind, content))
+            raise RuntimeError("it failed")
+
+    screen = Screen()
+    with pytest.raises(WorkerFailed, match=r"of the second\n") as error:
+        follow(Trainer(), mailbox, [screen], lambda: "")
+    assert screen.told == [("step", 4), ("failed", 4), ("step", 4), ("failed", 4)]
+    assert "of the lost attempt" not in str(error.value)
+    assert "lost worker 1" in capsys.readouterr().err
 
 
 @dataclass(frozen=True)
