@@ -118,7 +118,7 @@ def _as_original_ce(whole: Recipe, ce: CrossEntropyConfig | None) -> Recipe:
 
 
 def rows(whole: ObjectiveConfig) -> dict[str, ObjectiveConfig]:
-    """Of Tables 4 and 5: its losses alone and together."""
+    """Each of its losses alone, and together as in Tables 4 and 5."""
     covariance, contrast = whole.covariance, whole.contrast
     assert covariance is not None
     assert contrast is not None
@@ -126,8 +126,10 @@ def rows(whole: ObjectiveConfig) -> dict[str, ObjectiveConfig]:
     parts = {
         "none": (None, None),
         "cm": (replace(covariance, ccl=None), None),
+        "cc": (replace(covariance, cml=None), None),
         "cm-cc": (covariance, None),
         "cwcl": (None, without_sdcl),
+        "sdcl": (None, replace(contrast, cwcl=None)),
         "cwcl-sdcl": (None, contrast),
         "cm-cc-cwcl": (covariance, without_sdcl),
         "all": (covariance, contrast),
@@ -179,7 +181,7 @@ def recipes() -> dict[str, tuple[Callable[[], Recipe], str]]:
     for world, base in (("", blindnet), ("streets-", on_streets)):
         on = " on the streets world" if world else ""
         for row, objective in rows(base().objective).items():
-            says = f"a row of BlindNet's Tables 4 and 5{on}: {row}"
+            says = f"BlindNet with these of its losses{on}: {row}"
             add(f"ablation-blindnet-{world}{row}", says, variant, objective, base)
     switches: dict[str, dict[str, Any]] = {
         "classes-10": {"objective.contrast.classes": 10},

@@ -27,8 +27,10 @@ SENSITIVITY: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 BLINDNET = {  # row of its recipes -> label
     "cm": "CML",
+    "cc": "CCL",
     "cm-cc": "CML + CCL",
     "cwcl": "CWCL",
+    "sdcl": "SDCL",
     "cwcl-sdcl": "CWCL + SDCL",
     "cm-cc-cwcl": "CML + CCL + CWCL",
     "all": "BlindNet",
@@ -147,7 +149,8 @@ def blindnet() -> Grid:
     base = "cross-entropy"
     return Grid(
         "blindnet",
-        "What does each of BlindNet's losses bring? Its Table 5 in small; cross-entropy is that of both views too.",
+        "What does each of BlindNet's losses bring, alone and with others? Its Table 4 in small, with all four alone; "
+        "cross-entropy is that of both views too.",
         [
             Row(base, named("ablation-blindnet-streets-none")),
             *(Row(label, named(f"ablation-blindnet-streets-{row}"), base) for row, label in BLINDNET.items()),

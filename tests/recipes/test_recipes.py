@@ -1,6 +1,7 @@
 """Every recipe is complete, survives YAML, and takes overrides by dotted name."""
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,25 @@ def test_the_ablation_is_table_2() -> None:
     assert set(differences(whole, row)) == {"name"}
     base, none = named("erm-streets"), named("ablation-streets-none")
     assert set(differences(base, none)) == {"name"}
+
+
+@pytest.mark.parametrize("world", ["", "streets-"])
+def test_each_of_blindnet_s_losses_stands_alone_too(world: str) -> None:
+    """With the whole's weights, beside the same cross-entropy."""
+    whole = named(f"ablation-blindnet-{world}all")
+    covariance, contrast = whole.objective.covariance, whole.objective.contrast
+    assert covariance
+    assert contrast
+    parts = {
+        "cm": {"covariance": replace(covariance, ccl=None), "contrast": None},
+        "cc": {"covariance": replace(covariance, cml=None), "contrast": None},
+        "cwcl": {"covariance": None, "contrast": replace(contrast, sdcl=None)},
+        "sdcl": {"covariance": None, "contrast": replace(contrast, cwcl=None)},
+    }
+    for row, wanted in parts.items():
+        found = named(f"ablation-blindnet-{world}{row}")
+        objective = replace(whole.objective, **wanted)
+        assert found == replace(whole, name=found.name, objective=objective)
 
 
 def test_the_paper_s_constants() -> None:
