@@ -11,8 +11,9 @@ from typing import Any
 from dgseg.data import from_spec
 from dgseg.evaluation.detection import detect, means, scorers_of
 from dgseg.models.trained import trained
-from dgseg.study.execute import Run, local_folder, processes
+from dgseg.study.execute import Run, local_folder
 from dgseg.study.grids import Grid
+from dgseg.study.processes import asked, processes
 from dgseg.study.records import DETECTION, Record
 from dgseg.training.train import WEIGHTS
 from dgseg.training.world import join
@@ -51,9 +52,10 @@ def _answers(asks: Sequence[tuple[Run, list[str]]], storage: str, workers: int, 
         for run, scorers in asks:
             yield from _ask(run, scorers, storage, device)
         return
-    with processes(workers) as pool:
+    with processes(workers, _interrupt) as pool:
         try:
-            for answers in as_completed([pool.submit(_ask, run, scorers, storage, device) for run, scorers in asks]):
+            given = [pool.submit(asked, _ask, run, scorers, storage, device) for run, scorers in asks]
+            for answers in as_completed(given):
                 yield from answers.result()
         except BrokenProcessPool as error:
             raise ChildProcessError(
@@ -61,6 +63,10 @@ def _answers(asks: Sequence[tuple[Run, list[str]]], storage: str, workers: int, 
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def _kept(run: Run, scorer: str, storage: str) -> Path:

@@ -1,23 +1,20 @@
 """A study's runs: each by a name of its own, none of them twice."""
 
 import hashlib
-import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dgseg.data import from_spec
 from dgseg.data.datasets import parse_spec
 from dgseg.models import save_weights
 from dgseg.study.grids import Grid, with_option
+from dgseg.study.processes import asked, processes
 from dgseg.study.records import RESULT, Record, of_run
 from dgseg.training import Journal, Listener, RunConfig, train
 from dgseg.training.assemble import model
@@ -135,6 +132,16 @@ class _Heard:
     total: int
     say: Callable[[str], None]
     ended: int = 0
+    mentioned: bool = False
+
+    def stop(self) -> None:
+        """From a signal's handler, which must not print."""
+        self.outcome.stopped = True
+
+    def mention_stop(self) -> None:
+        if self.outcome.stopped and not self.mentioned:
+            self.mentioned = True
+            self.say("stopping: the runs save first; once more, and they are not waited for")
 
     def __call__(self, run: Run, status: str, seconds: float | None = None) -> None:
         self.ended += 1
@@ -153,10 +160,10 @@ def _in_processes(
     whole = False
     while not whole:  # a process that is killed takes its pool with it
         whole = True
-        with processes(workers) as pool:
+        with processes(workers, heard.stop) as pool:
             going: dict[Future[str], Run] = {}
             while True:
-                # A few at a time: what is queued in the pool cannot be taken back once Ctrl-C has come.
+                # A few at a time: after a stop no more are begun.
                 while whole and len(going) < workers and not heard.outcome.stopped:
                     open_ones = {run.name for run in (*waiting, *going.values())}
                     run = next((run for run in waiting if run.after not in open_ones), None)
@@ -167,39 +174,24 @@ def _in_processes(
                         heard(run, f"{run.after}, which it begins with, failed")
                         continue
                     try:
-                        going[pool.submit(_train, run, storage, device, tracked)] = run
+                        going[pool.submit(asked, _train, run, storage, device, tracked)] = run
                     except BrokenProcessPool:
                         waiting.insert(0, run)
                         whole = False
                 if not going:
                     break
-                try:
-                    over, _ = wait(going, return_when=FIRST_COMPLETED)
-                except KeyboardInterrupt:  # the processes have heard it too: they save and end
-                    heard.outcome.stopped = True
-                    continue
+                over = wait(going, timeout=1.0, return_when=FIRST_COMPLETED).done
+                heard.mention_stop()
                 for future in over:
                     error = future.exception()
                     run = going.pop(future)
                     if isinstance(error, BrokenProcessPool):
                         whole = False
                         heard(run, "its process was killed, or another beside it, as one is where memory runs out")
+                    elif isinstance(error, KeyboardInterrupt):
+                        heard(run, "stopped")
                     else:
                         heard(run, future.result() if error is None else f"{type(error).__name__}: {error}")
-
-
-def processes(workers: int) -> ProcessPoolExecutor:
-    """Each with its share of the cores, and with a GPU of its own where there are many."""
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // workers)
-    return ProcessPoolExecutor(workers, context, _settle, (context.Value("i", 0), threads))
-
-
-def _settle(turn: Any, threads: int) -> None:
-    with turn.get_lock():
-        os.environ["LOCAL_RANK"] = str(turn.value)
-        turn.value += 1
-    torch.set_num_threads(threads)
 
 
 def _train(

@@ -2,6 +2,10 @@
 
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -197,6 +201,60 @@ def test_a_process_that_is_killed_costs_its_runs_alone(grid: Grid, tmp_path: Pat
     assert set(finished(runs, storage)) == {run.name for run in runs} - set(outcome.failed)
     assert {run.name for run in runs[2:]} <= set(finished(runs, storage))
     assert execute(runs, storage, device="cpu", say=lambda _: None).whole
+
+
+STUDY = """
+import multiprocessing, sys
+sys.path[:0] = {path!r}
+from dgseg.study.execute import execute, plan
+from dgseg.study.grids import Grid, Row
+from tests.training.harness import tiny
+from tests.study.test_study import LONG
+
+if __name__ == "__main__":
+    grid = Grid("g", "?", [Row("ours", tiny(LONG)), Row("plain", tiny(LONG, "erm-streets"))])
+    outcome = execute(plan(grid, (0,)), {storage!r}, workers=2, device="cpu")
+    sys.exit(130 if outcome.stopped and not outcome.failed else 1)
+"""
+LONG: dict[str, object] = {"schedule.steps": 100_000, "train.save_every": 5, "data.validation": [], "data.test": []}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_study_that_is_stopped_leaves_no_process_and_every_run_saved(tmp_path: Path, number: signal.Signals):
+    """Ctrl-C comes to all processes of the terminal, SIGTERM and SIGKILL to the study alone."""
+    import psutil
+
+    (tmp_path / "study.py").write_text(STUDY.format(path=sys.path, storage=str(tmp_path / "runs")))
+    study = subprocess.Popen(
+        [sys.executable, str(tmp_path / "study.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+    def saved() -> list[Path]:
+        return list((tmp_path / "runs").glob("*/checkpoints/step-*[0-9]/manifest.json"))
+
+    while len({path.parents[1] for path in saved()}) < 2:
+        assert study.poll() is None, study.communicate()[0]
+        time.sleep(0.05)
+    workers = psutil.Process(study.pid).children(recursive=True)
+    if number == signal.SIGINT:
+        os.killpg(study.pid, number)
+    else:
+        study.send_signal(number)
+    said = study.communicate(timeout=60)[0]
+    assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert "Traceback" not in said
+    for run in (tmp_path / "runs").iterdir():
+        end = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        assert (end["kind"], end["status"]) == ("end", "stopped")
+        assert (run / "checkpoints" / f"step-{end['step']:08d}" / "manifest.json").exists()
+    if number != signal.SIGKILL:
+        assert study.returncode == 130
+        assert "stopping: the runs save first" in said
+        assert "ours, seed 0: stopped" in said
 
 
 DETECTS = {
