@@ -36,7 +36,7 @@ EPILOG = """examples:
   dgseg evaluate --weights flexseg.safetensors --data streets=fog streets=night --html report.html
   dgseg evaluate --weights latest.pth --model hrda_mitb5 --protocol paper \\
     --data cityscapes=/data/cityscapes acdc=/data/acdc dark_zurich=/data/dark_zurich
-  torchrun --nproc-per-node 4 -m dgseg.cli evaluate --weights …"""
+  torchrun --nproc-per-node 4 -m dgseg evaluate --weights …"""
 # Data sets that mark what is out of distribution.
 _MARKED = ("road_anomaly", "smiyc_ra21", "smiyc_ro21", "acdc_poc", "muad")
 

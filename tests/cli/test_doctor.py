@@ -50,7 +50,7 @@ def test_a_machine_on_which_everything_is_broken(tmp_path: Path):
         "RAY_ADDRESS": ray,
         "CXX": "/no/compiler",
     }
-    command = [sys.executable, "-m", "dgseg.cli", "doctor", "--json", "--runs", f"{NOWHERE}/runs"]
+    command = [sys.executable, "-m", "dgseg", "doctor", "--json", "--runs", f"{NOWHERE}/runs"]
     command += ["--data", f"folder={tmp_path / 'none'}", "--data", "nonsense"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr

@@ -211,7 +211,7 @@ def test_an_mlflow_run_and_a_server_that_is_down(run, weights, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_under_torchrun(weights, tmp_path):
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dgseg.cli", "evaluate"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dgseg", "evaluate"]
     command += ["--weights", str(weights), "--data", *DATA, "--no-mlflow", "--json", str(tmp_path / "s.json")]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
     assert done.stdout.count("Scores, %") == 1

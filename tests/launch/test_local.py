@@ -120,11 +120,11 @@ def test_told_to_stop_all_workers_save(tmp_path: Path, number: signal.Signals) -
 
 @pytest.mark.slow
 def test_under_torchrun(tmp_path: Path, whole: dict[str, torch.Tensor]) -> None:
-    """python -m torch.distributed.run … -m dgseg.cli train: the workers are torchrun's."""
+    """python -m torch.distributed.run … -m dgseg train: the workers are torchrun's."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(command(tmp_path).recipe))
     call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    call += ["--nproc-per-node", "2", "-m", "dgseg.cli", "train", "--recipe", str(recipe), "--storage", str(tmp_path)]
+    call += ["--nproc-per-node", "2", "-m", "dgseg", "train", "--recipe", str(recipe), "--storage", str(tmp_path)]
     done = subprocess.run(
         [*call, "--name", "run", "--device", "cpu", "--cpus-per-worker", "1"],
         capture_output=True,
