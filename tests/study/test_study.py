@@ -244,8 +244,8 @@ def test_a_study_that_is_stopped_leaves_no_process_and_every_run_saved(tmp_path:
         os.killpg(study.pid, number)
     else:
         study.send_signal(number)
-    said = study.communicate(timeout=60)[0]
-    assert not psutil.wait_procs(workers, timeout=60)[1]
+    said = study.communicate(timeout=300)[0]
+    assert not psutil.wait_procs(workers, timeout=300)[1]
     assert "Traceback" not in said
     for run in (tmp_path / "runs").iterdir():
         end = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
