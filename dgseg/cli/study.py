@@ -89,8 +89,7 @@ def main(arguments: argparse.Namespace) -> int:
 
             close(tracked, outcome.whole)
         if outcome.stopped:
-            print("stopped; the same command goes on")
-            return 130
+            return _stopped()
         notes = [f"{name} failed and is in no score: {reason}." for name, reason in outcome.failed.items()]
         done = finished(runs, arguments.storage)
         if not done:
@@ -99,15 +98,23 @@ def main(arguments: argparse.Namespace) -> int:
         if any(row.scorer for row in grid.rows):
             from dgseg.study.detections import detections
 
-            unknown = detections(
-                grid, runs, done, arguments.storage, workers=arguments.workers, device=arguments.device
-            )
+            try:
+                unknown = detections(
+                    grid, runs, done, arguments.storage, workers=arguments.workers, device=arguments.device
+                )
+            except KeyboardInterrupt:
+                return _stopped()
         found = report.compared(grid, runs, done, notes, arguments.confidence, unknown)
         show(found)
         out = arguments.out or Path(f"study-{grid.name}")
         for path in report.write(grid, found, out, _command()):
             print(f"wrote {path}")
     return 1 if outcome.failed else 0
+
+
+def _stopped() -> int:
+    print("stopped; the same command goes on")
+    return 130
 
 
 def _grid(arguments: argparse.Namespace) -> tuple[Grid, tuple[int, ...]]:

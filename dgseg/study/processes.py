@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from dgseg.training.interrupt import SIGNALS
+from dgseg.training.interrupt import Interrupt
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,30 +39,10 @@ def processes(workers: int, stopped: Callable[[], None]) -> Iterator[ProcessPool
         stopped()
 
     with (
-        _heeding(heard),
+        Interrupt(heard).listening(),
         ProcessPoolExecutor(workers, context, _settle, (context.Value("i", 0), threads, stop)) as pool,
     ):
         yield pool
-
-
-@contextmanager
-def _heeding(stop: Callable[[], None]) -> Iterator[None]:
-    """The first signal asks, a second one ends this process at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        stop()
-
-    before = {number: signal.signal(number, heard) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def asked(function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
@@ -105,7 +85,7 @@ def _watch() -> None:
     while study.is_alive() and not _stop.value:
         study.join(LOOK)
     _stop.value = 1
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
     study.join()
     with _at_work:
         os._exit(1)

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -10,8 +10,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
+        """told: in the handler of the first one; it must not print."""
         self.requested: str | None = None  # the signal's name
+        self._told = told
 
     @contextmanager
     def listening(self) -> Iterator["Interrupt"]:
@@ -31,3 +33,4 @@ class Interrupt:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.requested = signal.Signals(number).name
+        self._told()

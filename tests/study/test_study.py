@@ -204,7 +204,7 @@ def test_a_process_that_is_killed_costs_its_runs_alone(grid: Grid, tmp_path: Pat
 
 
 STUDY = """
-import multiprocessing, sys
+import sys
 sys.path[:0] = {path!r}
 from dgseg.study.execute import execute, plan
 from dgseg.study.grids import Grid, Row

@@ -37,9 +37,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     },
 }
 
-
 # Whose losses are float32: test_strategies.py has its two workers, weight by weight.
-SAMPLED: dict[str, dict[str, Any]] = {
+IN_FLOAT32: dict[str, dict[str, Any]] = {
     "detect-streets-mask2former-start": {
         "model.options": TINY["mask2former_r50"].options | {"uncertainty": False},
         "data.augment.crop": [64, 96],
@@ -93,10 +92,10 @@ def test_two_workers_train_what_one_does(tmp_path: Path, name: str) -> None:
         assert one == pytest.approx(two, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", [*SYSTEMS, *SAMPLED])
+@pytest.mark.parametrize("name", [*SYSTEMS, *IN_FLOAT32])
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, name: str) -> None:
     """Several optimisers, banks, heads and discriminators included."""
-    recipe = begun(LEAN | (SYSTEMS | SAMPLED)[name], name, tmp_path)
+    recipe = begun(LEAN | (SYSTEMS | IN_FLOAT32)[name], name, tmp_path)
 
     def run(storage: str, stop: int | None) -> dict[str, torch.Tensor]:
         result = train(recipe, RunConfig(storage=str(tmp_path / storage), device="cpu", stop_after=stop))
