@@ -8,6 +8,7 @@ PYTEST_ARGS ?=
 PROCESSES ?= auto
 BENCH_ARGS ?=
 TRAIN_ARGS ?=
+FINGERPRINT_ARGS ?=
 GPU_PROOF_OUT ?= gpu-proof-out
 # AUTO compiles CUDA kernels where nvcc is found. One's own GPU alone: make build DGSEG_CUDA_ARCHITECTURES=90
 export DGSEG_CUDA ?= AUTO
@@ -24,10 +25,10 @@ INSTALLED := $(VENV)/.installed-$(EXTRAS)
 NATIVE_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-slow train build lint format bench gpu-proof clean
+.PHONY: help test test-slow train build fingerprint lint format bench gpu-proof clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("dgseg needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try make PYTHON=python3.12")'
@@ -57,6 +58,9 @@ test-slow: build  ## the long tests: Ray jobs and faults, compiled models, wheel
 
 train: build  ## install, build and train FLEX-Seg on the streets world: two workers on a Ray of their own
 	$(BIN)/python ray_jobs/train_flexseg.py --workers 2 $(TRAIN_ARGS)
+
+fingerprint: build  ## hashes of tiny runs of every system: equal before and after a change of structure (3 minutes)
+	@$(BIN)/python scripts/fingerprint.py $(FINGERPRINT_ARGS)
 
 lint: $(INSTALLED)  ## what pre-commit and CI run: ruff, mypy, clang-format, import-linter
 	ruff check .
