@@ -51,7 +51,12 @@ TINY = {
     "train.save_every": 1000,
     "train.precision": "float32",
 }
-PAIRS = {"data.sources": [f"streets_pairs=game@train,size={SIZE},shift=coherent"], "data.test": list(UNKNOWN)}
+SOURCES = {"data.sources": [GAME, GENERATED], "data.augment.crop": [96, 192]}
+PAIRS = {
+    "data.augment.crop": [96, 192],
+    "data.sources": [f"streets_pairs=game@train,size={SIZE},shift=coherent"],
+    "data.test": list(UNKNOWN),
+}
 
 
 def main() -> int:
@@ -67,7 +72,8 @@ def main() -> int:
             lines.append(f"{name:12}{LINES[name](Path(folder))}")
             print(lines[-1], flush=True)
             print(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
-    print(f"{'all':12}{_short('\n'.join(lines))}" if wanted == list(LINES) else "(part of the fingerprint)")
+    if wanted == list(LINES):
+        print(f"{'all':12}{_short(chr(10).join(lines))}")
     return 0
 
 
@@ -152,11 +158,11 @@ def _study(folder: Path) -> str:
 
 def _sweep(folder: Path) -> str:
     command = (
-        *(sys.executable, "tuning/sweep.py", "flexseg-streets", "--trials", "3", "--name", "sweep"),
+        *(sys.executable, "tuning/sweep.py", "flexseg-streets", "--trials", "2", "--name", "sweep"),
         *("--storage", str(folder), "--no-mlflow", "--schedule.steps", "6", "--schedule.warmup", "1"),
         *("--data.batch_size", "4", "--data.loaders", "0", "--data.test", "--train.evaluate_every", "2"),
         *("--data.validation", f"streets=dusk@val,length=2,size={SIZE}", "--cpus-per-worker", "1", "--device", "cpu"),
-        *("--concurrent", "1"),
+        *("--concurrent", "2"),
     )
     _run(command)
     import json
@@ -184,14 +190,26 @@ RECIPES = {
 }
 LINES: dict[str, Callable[[Path], str]] = {}
 LINES.update(
-    flexseg=_system(RECIPES["flexseg"], {"data.sources": [GAME, GENERATED], "sampler.hardness.window": 1}),
-    blindnet=_system(RECIPES["blindnet"], {"data.sources": [GAME, GENERATED]}),
+    flexseg=_system(RECIPES["flexseg"], {**SOURCES, "sampler.hardness.window": 1}),
+    blindnet=_system(RECIPES["blindnet"], SOURCES),
     realtime=_system(RECIPES["realtime"], {"data.batch_size": 2}),
-    start=_system(RECIPES["start"], {"data.sources": [GAME, GENERATED]}),
+    start=_system(RECIPES["start"], SOURCES),
     stage1=_system(RECIPES["stage1"], PAIRS, "start"),
     stage2=_system(RECIPES["stage2"], PAIRS, "stage1"),
-    mask2former=_system(RECIPES["mask2former"], {"data.sources": [GAME, GENERATED], "data.batch_size": 2}),
-    hrda=_system(RECIPES["hrda"], {}),
+    mask2former=_system(RECIPES["mask2former"], {**SOURCES, "data.batch_size": 2}),
+    hrda=_system(
+        RECIPES["hrda"],
+        {
+            "data.sources": [GAME, GENERATED],
+            "data.batch_size": 2,
+            "data.augment.size": [128, 256],
+            "data.augment.crop": [128, 128],
+            "data.augment.wanted_pixels": 50,
+            "model.name": "hrda_mitb0",
+            "model.pretrained": False,
+            "objective.fd": None,
+        },
+    ),
     study=_study,
     sweep=_sweep,
 )
