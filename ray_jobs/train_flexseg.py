@@ -9,7 +9,7 @@ README.md beside this file says how the package and the runs' folder get to a cl
 
 import sys
 
-from dgseg.launch.main import on_ray
+from dgseg.runs.launch.main import on_ray
 
 if __name__ == "__main__":
     sys.exit(on_ray(sys.argv[1:], prog="train_flexseg.py"))

@@ -5,8 +5,8 @@ A recipe is searched over those of the fields that it has; --search names others
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from dgseg.runs.sweep.space import Parameter, parameter
 from dgseg.training.recipe import Recipe
-from dgseg.tuning.space import Parameter, parameter
 
 
 def spaces(recipe: Recipe) -> list[Parameter]:

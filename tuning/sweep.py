@@ -11,7 +11,7 @@ import sys
 
 from spaces import spaces
 
-from dgseg.tuning.main import main
+from dgseg.runs.sweep.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], spaces))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from dgseg.cli.data.messages import plain_messages
 from dgseg.evaluation.table import WIDTH, plain
-from dgseg.study import tables
-from dgseg.study.comparison import Comparison, compare
-from dgseg.study.page import comparison_page, headline
-from dgseg.study.records import COSTS, Found, costs_note, from_folders, with_costs
+from dgseg.runs.study import tables
+from dgseg.runs.study.comparison import Comparison, compare
+from dgseg.runs.study.page import comparison_page, headline
+from dgseg.runs.study.records import COSTS, Found, costs_note, from_folders, with_costs
 
 DESCRIPTION = textwrap.fill(
     "Finished runs in groups, mean ± standard deviation over seeds per domain and average, and differences from a "
@@ -114,8 +114,8 @@ def _runs(arguments: argparse.Namespace) -> Found:
     if not by_name:
         return found
     try:
-        from dgseg.study.mlflow_runs import from_mlflow
-        from dgseg.tracking.listener import MlflowConfig
+        from dgseg.runs.study.mlflow_runs import from_mlflow
+        from dgseg.runs.tracking.listener import MlflowConfig
     except ImportError as error:
         raise ValueError(f"{error}: pip install 'dgseg[train]', or name runs' folders") from error
     tags = {}
@@ -146,7 +146,7 @@ def _write(arguments: argparse.Namespace, found: Comparison) -> None:
             path.write_text(text(), encoding="utf-8")
             print(f"wrote {path}")
     if arguments.plots:
-        from dgseg.study import charts
+        from dgseg.runs.study import charts
 
         arguments.plots.mkdir(parents=True, exist_ok=True)
         figures = {"bars.png": charts.bars(found), "learning-curves.png": charts.learning_curves(found)}

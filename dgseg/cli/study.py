@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from dgseg.cli.compare import show
 from dgseg.cli.data.messages import plain_messages
-from dgseg.study import report
-from dgseg.study.execute import Run, execute, finished, measure, plan
-from dgseg.study.grids import BUDGETS, GRIDS, Grid, with_rows, within
+from dgseg.runs.study import report
+from dgseg.runs.study.execute import Run, execute, finished, measure, plan
+from dgseg.runs.study.grids import BUDGETS, GRIDS, Grid, with_rows, within
 from dgseg.training import Listener, Progress
 
 if TYPE_CHECKING:
-    from dgseg.tracking.listener import MlflowConfig
+    from dgseg.runs.tracking.listener import MlflowConfig
 
 DESCRIPTION = textwrap.fill(
     "Trains every row of a study with several seeds, and says which differences are beyond noise. ablation: the rows "
@@ -85,7 +85,7 @@ def main(arguments: argparse.Namespace) -> int:
             listeners=listeners,
         )
         if tracked is not None:
-            from dgseg.study.mlflow_runs import close
+            from dgseg.runs.study.mlflow_runs import close
 
             close(tracked, outcome.whole)
         if outcome.stopped:
@@ -96,7 +96,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise ValueError(f"no run finished: {'; '.join(notes)}")
         unknown = None
         if any(row.scorer for row in grid.rows):
-            from dgseg.study.detections import detections
+            from dgseg.runs.study.detections import detections
 
             try:
                 unknown = detections(
@@ -167,8 +167,8 @@ def _tracked(arguments: argparse.Namespace, grid: Grid) -> "MlflowConfig | None"
     if arguments.mlflow is None:
         return None
     try:
-        from dgseg.study.mlflow_runs import parent
-        from dgseg.tracking.listener import MlflowConfig
+        from dgseg.runs.study.mlflow_runs import parent
+        from dgseg.runs.tracking.listener import MlflowConfig
     except ImportError as error:
         raise ValueError(f"{error}, or leave out --mlflow") from error
     config = MlflowConfig(uri=arguments.mlflow or None, experiment=arguments.experiment, tags={"study": grid.name})

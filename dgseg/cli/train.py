@@ -4,6 +4,6 @@ from collections.abc import Sequence
 
 
 def command_line(argv: Sequence[str]) -> int:
-    from dgseg.launch.main import here
+    from dgseg.runs.launch.main import here
 
     return here(argv)

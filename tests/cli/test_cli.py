@@ -9,7 +9,7 @@ import pytest
 
 from dgseg.cli import SYSTEMS, VERBS, main
 from dgseg.recipes import RECIPES
-from dgseg.study.grids import GRIDS
+from dgseg.runs.study.grids import GRIDS
 
 
 def leaves(verbs: Mapping[str, tuple[str, str]], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

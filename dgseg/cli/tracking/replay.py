@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     try:
-        from dgseg.tracking.follow import replay
-        from dgseg.tracking.place import use_short_timeouts
-        from dgseg.tracking.spool import IDENTITY
+        from dgseg.runs.tracking.follow import replay
+        from dgseg.runs.tracking.place import use_short_timeouts
+        from dgseg.runs.tracking.spool import IDENTITY
     except ImportError as error:
         raise SystemExit(f"dgseg tracking replay: {error}: pip install 'dgseg[train]'") from error
     use_short_timeouts()

@@ -1,0 +1,180 @@
+"""The typed command line of everything that trains: every field of a recipe is a flag, by its dotted name.
+
+    flexseg-daformer --workers 8 --objective.ube.alpha 5 --model.options.drop_path 0.2
+    --recipe runs/flexseg-daformer/recipe.yaml --name again
+
+The first word names the recipe, whose values are the flags' defaults. A part that a recipe does without, as a plain
+baseline does without prototypes, has no flags there.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from dgseg.runs.launch.config import LaunchConfig
+from dgseg.recipes import RECIPES, Named, from_yaml, override
+from dgseg.training.recipe import Recipe
+from dgseg.training.run import RunConfig
+
+DEFAULT = "flexseg-streets"
+OPTIONS = "--model.options."  # whatever the architecture takes: no type names these fields
+Recipes = Mapping[str, Named]
+
+
+@dataclass(frozen=True)
+class Command:
+    recipe: Recipe
+    run: RunConfig = field(default_factory=RunConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    def sizes(self) -> list[int]:
+        """The numbers of workers, of those that may come to train, among which every batch divides evenly."""
+        data, parts = self.recipe.data, self.recipe.train.accumulate
+        batches = [data.batch_size, data.target_batch]
+        asked = range(self.launch.min_workers or self.launch.workers, self.launch.workers + 1)
+        return [workers for workers in asked if not any(batch % (workers * parts) for batch in batches)]
+
+
+def parse(argv: Sequence[str], *, prog: str, recipes: Recipes = RECIPES) -> Command:
+    """SystemExit after --help and after a wrong flag, which is explained; ValueError where values do not fit."""
+    # Messages name a run's settings by their dotted names, too.
+    label, recipe, rest = _chosen([re.sub("^--run[.]", "--", word) for word in argv], recipes)
+    _check_parts(rest, label, recipe, recipes)
+    listing = len(rest) == len(argv)  # no recipe is named
+    recipe, rest = _with_options(recipe, rest)
+    options = recipe.model.options
+    plain = replace(recipe, model=replace(recipe.model, options={}))
+    flags = tyro.cli(
+        _flags(plain),
+        prog=f"{prog} {label}",
+        description=_description(recipes, options, listing=listing),
+        args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    parts = {part: getattr(flags, part) for part in _parts(recipe)}
+    parts["model"] = replace(parts["model"], options=options)
+    return Command(replace(recipe, **parts), flags.run, flags.launch)
+
+
+def _chosen(argv: Sequence[str], recipes: Recipes) -> tuple[str, Recipe, list[str]]:
+    """How the command line names its recipe, the recipe, and what is left of the line."""
+    first, rest = (argv[0], list(argv[1:])) if argv else ("", [])
+    flag, _, path = first.partition("=")
+    if flag == "--recipe":
+        if not path:
+            if not rest:
+                raise ValueError("--recipe takes the YAML file of a recipe, as runs/NAME/recipe.yaml")
+            path = rest.pop(0)
+        return f"--recipe {path}", _load(Path(path)), rest
+    if not first or first.startswith("-"):
+        first, rest = DEFAULT, list(argv)
+    name = first.replace("_", "-")
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.5)
+        hint = (
+            f"Did you mean {' or '.join(near)}?"
+            if near
+            else f"There are {', '.join([*recipes][:6])} and more: --help lists them"
+        )
+        raise ValueError(f"there is no recipe {first!r}. {hint}")
+    for before, word in pairwise(["", *rest]):
+        if word.partition("=")[0] == "--recipe" or (word in recipes and not before.startswith("--")):
+            raise ValueError(f"{word} stands first, before the flags")
+    return name, recipes[name].make(), rest
+
+
+def _load(path: Path) -> Recipe:
+    if not path.is_file():
+        raise ValueError(f"--recipe: {path} is no file; every run saves its recipe as recipe.yaml in its folder")
+    try:
+        return from_yaml(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"--recipe {path}: {error}") from error
+
+
+def _flags(recipe: Recipe) -> type[Any]:
+    """Where and how first, then the recipe's parts; a run is named by --name, and a recipe keeps its own."""
+    hints = get_type_hints(Recipe)
+    return make_dataclass(
+        "Flags",
+        [
+            ("launch", Annotated[LaunchConfig, tyro.conf.arg(name="")], field(default=LaunchConfig())),
+            ("run", Annotated[RunConfig, tyro.conf.arg(name="")], field(default=RunConfig())),
+            *((part, hints[part], field(default=getattr(recipe, part))) for part in _parts(recipe)),
+        ],
+        frozen=True,
+    )
+
+
+def _parts(recipe: Recipe) -> list[str]:
+    return [part.name for part in fields(recipe) if part.name != "name"]
+
+
+def _description(recipes: Recipes, options: Mapping[str, Any], *, listing: bool) -> str:
+    width = max(map(len, recipes))
+    listed = [
+        f"Recipes; the first word names one, and without it {DEFAULT} is meant:",
+        *(f"  {name:{width}}  {each.says}".rstrip() for name, each in recipes.items()),
+        "",
+        "In place of the name, --recipe FILE.yaml takes a recipe that a run has saved.",
+    ]
+    if not listing:
+        listed = ["--help without a recipe lists the recipes."]
+    return "\n".join(
+        [
+            *listed,
+            "",
+            "Every field of the recipe is a flag. What its architecture takes beside them:",
+            f"  {OPTIONS}NAME VALUE  (here: {', '.join(f'{k}={v!r}' for k, v in options.items()) or 'none'})",
+        ]
+    )
+
+
+def _check_parts(words: Sequence[str], label: str, recipe: Recipe, recipes: Recipes) -> None:
+    for word in words:
+        if word.startswith("--") and (part := _absent(recipe, word[2:].partition("=")[0].replace("-", "_"))):
+            having = [name for name, each in recipes.items() if not _absent(each.make(), f"{part}.any")]
+            others = f" and {len(having) - 5} more" if len(having) > 5 else ""
+            where = f"Recipes with it: {', '.join(having[:5])}{others}" if having else "No recipe has it"
+            raise ValueError(f"{label} has no {part}, so {word} would change nothing. {where}")
+
+
+def _absent(recipe: Recipe, dotted: str) -> str | None:
+    """The part on the way to this field that the recipe does without."""
+    value: Any = recipe
+    names = dotted.split(".")
+    for depth, name in enumerate(names[:-1], 1):
+        value = getattr(value, name, value)
+        if value is None:
+            return ".".join(names[:depth])
+    return None
+
+
+def _with_options(recipe: Recipe, words: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe with the architecture's options, and the words without them."""
+    rest: list[str] = []
+    left: Iterator[str] = iter(words)
+    for word in left:
+        if not word.startswith(OPTIONS):
+            rest.append(word)
+            continue
+        flag, equals, text = word.partition("=")
+        name = flag.removeprefix(OPTIONS).replace("-", "_")
+        text = text if equals else next(left, "")
+        if not name.isidentifier() or not text or text.startswith("--"):
+            raise ValueError(f"{word}: an option of the model is given as {OPTIONS}NAME VALUE")
+        known = recipe.model.options.get(name)
+        recipe = override(recipe, {f"model.options.{name}": text})
+        if known is not None and not _fits(recipe.model.options[name], known):
+            raise ValueError(f"{OPTIONS}{name} takes {type(known).__name__}, as {known!r}; not {text!r}")
+    return recipe, rest
+
+
+def _fits(value: Any, known: Any) -> bool:
+    return isinstance(value, type(known)) or (isinstance(known, float) and type(value) is int)

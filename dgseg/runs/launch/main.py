@@ -1,0 +1,82 @@
+"""From a command line to a run: what `dgseg train` and ray_jobs/train_flexseg.py are."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from dgseg.runs.launch.cluster import cluster
+from dgseg.runs.launch.command import Command, parse
+from dgseg.runs.launch.failures import PLAIN, WorkerFailed
+from dgseg.runs.launch.local import run_here
+from dgseg.runs.launch.records import maker, tracking
+from dgseg.runs.launch.summary import show
+from dgseg.training.progress import Progress
+from dgseg.training.storage import run_folder
+from dgseg.training.train import RunResult
+
+if TYPE_CHECKING:
+    from dgseg.runs.tracking.listener import MlflowConfig
+
+
+def here(argv: Sequence[str], prog: str = "dgseg train") -> int:
+    """On this machine, without Ray."""
+    with plainly(prog):
+        command = checked(parse(argv, prog=prog))
+        config = tracking(command.launch)
+        result = run_here(command, listeners=maker(config, shown=True))
+        return status(command, result, config)
+
+
+def on_ray(argv: Sequence[str], prog: str) -> int:
+    """On the cluster that --address or RAY_ADDRESS names, or on one that is started for it."""
+    with plainly(prog):
+        command = checked(parse(argv, prog=prog))
+        with cluster(command.launch) as launch:
+            from dgseg.runs.launch.ray import run_on_ray
+
+            command = replace(command, launch=launch)
+            config = tracking(launch)
+            result = run_on_ray(command, listeners=maker(config, shown=False), screen=[Progress()])
+            return status(command, result, config)
+
+
+@contextmanager
+def plainly(prog: str) -> Iterator[None]:
+    """What a user can mend is told in one message; what they stopped themselves needs none."""
+    try:
+        yield
+    except (*PLAIN, WorkerFailed) as error:
+        raise SystemExit(f"{prog}: {error}") from error
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def checked(command: Command) -> Command:
+    """At once, where the workers would only tell after they have started."""
+    recipe, launch, sizes = command.recipe, command.launch, command.sizes()
+    for name, workers in (("workers", launch.workers), ("min-workers", launch.min_workers)):
+        if workers is not None and workers not in sizes:
+            raise ValueError(
+                f"--{name} {workers}: {recipe.data.batch_size} images a step (data.batch_size), in "
+                f"{recipe.train.accumulate} micro-batches (train.accumulate), cannot be shared evenly by {workers} "
+                f"workers"
+            )
+    return command
+
+
+def status(command: Command, result: RunResult, config: "MlflowConfig | None") -> int:
+    """0 when the run did what it was asked to; 130 when it was stopped before."""
+    if int(os.environ.get("RANK", "0")) == 0:  # torchrun calls this in every process
+        console = Console(highlight=False)
+        show(result, command.recipe.name, console)
+        if config is not None:
+            folder = run_folder(result.folder, command.run.storage, command.run.name or command.recipe.name)
+            console.print(f"record    {config.how_to_open(folder)}", soft_wrap=True)
+    asked = command.run.stop_after is not None and result.step >= command.run.stop_after
+    return 0 if result.status == "finished" or asked else 130

@@ -1,0 +1,228 @@
+"""Runs grouped by what they have in common, so that a group's runs differ in their seeds alone."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dgseg.data.labels import CLASSES
+from dgseg.evaluation.protocols import AVERAGES
+from dgseg.recipes import RECIPES
+from dgseg.runs.study.records import COSTS, DETECTION, LOWER_IS_BETTER, VALIDATION, Record
+from dgseg.runs.study.statistics import SeedDifference, Summary, difference, summary
+
+# What may differ between two runs of one group: the seed, and what changes no weights.
+SEED = "seed"
+HARMLESS = frozenset({SEED, "data.loaders", "data.test_batch", "train.save_every", "train.evaluate_every", *COSTS})
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    groups: Mapping[str, Sequence[Record]]  # label -> its runs, by seed
+    columns: Sequence[str]  # scores that are shown: averages, then domains, or what was asked for
+    against: Mapping[str, str]  # label -> label of its baseline
+    fields: Sequence[str] = ()  # of the recipes, shown beside the labels
+    notes: Sequence[str] = ()
+    confidence: float = 0.95
+
+    def is_miou(self, column: str) -> bool:
+        """Rather than a score that its name tells: AUROC, "fog/macc"."""
+        runs = (run for of_group in self.groups.values() for run in of_group)
+        return column not in DETECTION and not any(column in run.details for run in runs)
+
+    def values(self, label: str, column: str) -> dict[int, float]:
+        """By seed."""
+        return {run.seed: run.scores[column] for run in self.groups[label] if column in run.scores}
+
+    def summary(self, label: str, column: str) -> Summary | None:
+        values = self.values(label, column)
+        return summary(list(values.values())) if values else None
+
+    def difference(self, label: str, column: str) -> SeedDifference | None:
+        """To the baseline; None for what has none, or where one side has no such score."""
+        if label not in self.against:
+            return None
+        mine, other = self.values(label, column), self.values(self.against[label], column)
+        if not mine or not other:
+            return None
+        return replace(difference(mine, other, self.confidence), lower_is_better=column in LOWER_IS_BETTER)
+
+    def field(self, label: str, name: str) -> str:
+        return ", ".join(dict.fromkeys(run.fields.get(name, ABSENT) for run in self.groups[label]))
+
+    def sentence(self, label: str, column: str) -> str:
+        """The verdict on one difference, in words."""
+        found = self.difference(label, column)
+        assert found is not None, "this column has no difference"
+        what = f"{label} against {self.against[label]}, {column}: {100 * found.mean:+.2f} points"
+        if found.low is None or found.high is None:
+            return f"{what}; {found.verdict}"
+        how = "paired by seed" if found.method == "paired" else "Welch, because the seeds differ"
+        return (
+            f"{what} ({100 * self.confidence:g} % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}; {how}, "
+            f"{found.seeds} seeds): {found.verdict}"
+        )
+
+    @property
+    def method(self) -> str:
+        if not self.against:
+            return "Mean ± standard deviation over seeds; the last checkpoint of every run."
+        methods = {
+            found.method
+            for label in self.against
+            for column in self.columns
+            if (found := self.difference(label, column)) is not None
+        }
+        said = {
+            "paired": "paired by seed (both sides have the same seeds)",
+            "Welch": "Welch's (the seeds differ)",
+            "none": "none where a side has fewer than 2 seeds",
+        }
+        kinds = "; ".join(said[kind] for kind in ("paired", "Welch", "none") if kind in methods)
+        return (
+            "Mean ± standard deviation over seeds; the last checkpoint of every run. Differences with Student's t "
+            f"intervals over seeds at {100 * self.confidence:g} %: {kinds}. They know the noise of training again, not "
+            f"of which images were scored, and each stands for itself: of {round(1 / (1 - self.confidence))} intervals "
+            "of nothing one excludes 0. A star marks those that exclude 0."
+        )
+
+
+def compare(
+    records: Sequence[Record],
+    *,
+    group_by: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    baseline: str | None = None,
+    confidence: float = 0.95,
+) -> Comparison:
+    """group_by: dotted fields of the recipe; none: by recipe, and apart where two runs' settings differ. columns:
+    domains, averages, "fog/iou" for all its classes, "fog/iou/road", "fog/macc", or dotted fields."""
+    if not records:
+        raise ValueError("there is no finished run to compare")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1; got {confidence}")
+    known = {name for run in records for name in run.fields}
+    for name in group_by:
+        _check(name, known, "no recipe here has a field")
+    scores, fields = _columns(records, columns, known)
+    places = {name: place for place, name in enumerate(RECIPES)}
+    records = sorted(records, key=lambda run: places.get(run.fields.get("name", ""), len(places)))
+    groups, notes = _grouped(records, group_by or ("name",), apart=not group_by)
+    reference = None if baseline is None else _baseline(baseline, groups)
+    against = {}
+    if reference is not None:
+        against = {label: reference for label in groups if label != reference}
+        groups = {reference: groups[reference], **groups}
+    return Comparison(groups, scores, against, fields, notes, confidence)
+
+
+def of_rows(
+    rows: Mapping[str, Sequence[Record]],
+    against: Mapping[str, str],
+    notes: Sequence[str] = (),
+    confidence: float = 0.95,
+) -> Comparison:
+    """A study's rows, as they are."""
+    there = {label: runs for label, runs in rows.items() if runs}
+    records = [run for runs in there.values() for run in runs]
+    pairs = {label: other for label, other in against.items() if label in there and other in there}
+    return Comparison(there, _columns(records, (), set())[0], pairs, (), notes, confidence)
+
+
+def _grouped(
+    records: Sequence[Record], group_by: Sequence[str], *, apart: bool
+) -> tuple[dict[str, Sequence[Record]], list[str]]:
+    found: dict[str, list[Record]] = {}
+    for run in records:
+        found.setdefault(_label(run, group_by), []).append(run)
+    if apart:
+        found = {label: runs for name, group in found.items() for label, runs in _apart(name, group)}
+    notes = []
+    groups: dict[str, Sequence[Record]] = {}
+    for label, runs in found.items():
+        mixed = _mixed(runs)
+        if mixed:
+            notes.append(f"{label}: its runs differ in more than the seed: {', '.join(mixed)}.")
+        by_seed: dict[int, Record] = {}
+        for run in runs:
+            if run.seed in by_seed:
+                earlier = by_seed[run.seed]
+                if other := _mixed([earlier, run]):
+                    raise ValueError(
+                        f"{label}: {earlier.name} and {run.name} share seed {run.seed} and differ in "
+                        f"{', '.join(other)}: name that in --group-by too"
+                    )
+                notes.append(f"{label}: seed {run.seed} is there twice; {run.name} counts, {earlier.where} does not.")
+            by_seed[run.seed] = run
+        groups[label] = tuple(by_seed[seed] for seed in sorted(by_seed))
+    return groups, notes
+
+
+def _apart(name: str, runs: Sequence[Record]) -> Iterable[tuple[str, list[Record]]]:
+    """One group, or several that say by what they differ."""
+    mixed = _mixed(runs)
+    found: dict[str, list[Record]] = {}
+    for run in runs:
+        found.setdefault(", ".join([name, *(f"{key} {run.fields.get(key, ABSENT)}" for key in mixed)]), []).append(run)
+    return found.items()
+
+
+def _mixed(runs: Sequence[Record]) -> list[str]:
+    names = dict.fromkeys(name for run in runs for name in run.fields if name not in HARMLESS)
+    mixed = [name for name in names if len({run.fields.get(name, ABSENT) for run in runs}) > 1]
+    # Where some do without a part (objective.gap), its own settings say nothing more.
+    return [name for name in mixed if not any(name.startswith(f"{other}.") for other in mixed)]
+
+
+def _label(run: Record, group_by: Sequence[str]) -> str:
+    values = [run.fields.get(name, ABSENT) for name in group_by]
+    return values[0] if len(values) == 1 else ", ".join(map(" ".join, zip(group_by, values, strict=True)))
+
+
+def _baseline(wanted: str, groups: Mapping[str, Sequence[Record]]) -> str:
+    fits = [label for label in groups if label == wanted] or [
+        label for label in groups if label.startswith(f"{wanted},") or label.endswith(f" {wanted}")
+    ]
+    if len(fits) != 1:
+        said = "fits several groups" if fits else "is no group"
+        raise ValueError(f"the baseline {wanted!r} {said}; there are: {'; '.join(fits or groups)}")
+    return fits[0]
+
+
+def _columns(records: Sequence[Record], wanted: Sequence[str], known: set[str]) -> tuple[list[str], list[str]]:
+    """Scores, and fields that are shown beside them."""
+    domains = {domain for run in records for domain in run.domains}
+    averages = {name for run in records for name in run.averages}
+    if not wanted:
+        of_averages = [*DETECTION, *AVERAGES, VALIDATION]
+        of_domains = [each for members in AVERAGES.values() for each in members]
+        return [*_ordered(averages, of_averages), *_ordered(domains, list(dict.fromkeys(of_domains)))], []
+    # Classes in their own order: the first run may lack one that the others have.
+    places = {name: place for place, name in enumerate(CLASSES)}
+    details = sorted(
+        dict.fromkeys(name for run in records for name in run.details),
+        key=lambda name: places.get(name.rpartition("/")[2], -1),
+    )
+    scores, fields = [], []
+    for name in wanted:
+        inside = [each for each in details if each.startswith(f"{name}/")]
+        if name in domains or name in averages or name in details:
+            scores.append(name)
+        elif inside:  # "fog/iou": of all classes
+            scores += inside
+        else:
+            _check(name, {*known, *domains, *averages, *details}, "neither a score nor a field of these runs is")
+            fields.append(name)
+    if not scores:
+        raise ValueError("--columns names fields alone; name a score too: a domain or an average")
+    return scores, fields
+
+
+def _ordered(names: set[str], order: Sequence[str]) -> list[str]:
+    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def _check(name: str, known: set[str], complaint: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise ValueError(f"{complaint} {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))

@@ -1,0 +1,259 @@
+"""A sweep: trials over a recipe's settings, judged on validation domains alone, cut short at milestones by ASHA.
+
+<storage>/<name>/sweep.json       what is searched; the same name never means another sweep
+                 trials.json      every trial: values, scores, status (record.py)
+                 trial-000/ …     the trials' runs, each a folder like every run's
+                 summary.md, parallel.png, slices.png, winner.yaml      at the end (summary.py)
+"""
+
+import json
+import os
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from dgseg.data import Dataset, from_spec
+from dgseg.data.files import FileDataset
+from dgseg.data.streets.domains import TARGETS
+from dgseg.runs.launch.command import Command
+from dgseg.recipes import to_yaml
+from dgseg.training.recipe import Recipe
+from dgseg.training.storage import Storage, open_storage
+from dgseg.runs.sweep.cuts import Cuts
+from dgseg.runs.sweep.record import Record, TrialRecord
+from dgseg.runs.sweep.search import NUMBER, Milestones, RecordedSearch
+from dgseg.runs.sweep.space import Parameter
+from dgseg.runs.sweep.trial import Trial
+
+SETTINGS, TUNE = "sweep.json", "tune"
+DEPTH = 2  # milestones: at steps / factor² and steps / factor
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    trials: int = 16
+    searcher: Literal["tpe", "random"] = "tpe"
+    scheduler: Literal["asha", "none"] = "asha"
+    factor: int = 3  # ASHA: one of so many trials goes on at a milestone
+    seed: int = 0  # of the search; the trials' own is the recipe's
+    on: str | None = None  # the validation domain that decides; None: the mean of all
+
+    def __post_init__(self) -> None:
+        for name, least in (("trials", 1), ("factor", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
+
+
+def objective(recipe: Recipe, on: str | None) -> str:
+    """What a trial reports the objective as. Nothing may be selected on what is scored in the end."""
+    validation, test = ([from_spec(spec) for spec in specs] for specs in (recipe.data.validation, recipe.data.test))
+    domains = [each.domain for each in validation]
+    targets = {*TARGETS, *(each.domain for each in test)}
+    scored = {path for each in test for path in _images(each)}
+    renamed = {each.domain for each in validation if not scored.isdisjoint(_images(each))}
+    for name in [*domains, *([on] if on else [])]:
+        if name in renamed or any(_overlap(name, target) for target in targets):
+            raise ValueError(
+                f"{name} is a target: nothing may be selected on it, or its score would mean nothing. Select on a "
+                f"domain that is no target, as dusk of the streets world: --data.validation streets=dusk@val,…"
+            )
+    if not domains:
+        raise ValueError(
+            f"{recipe.name} has no data.validation, and trials are judged by nothing else: name data that is neither "
+            "trained on nor a target, with --data.validation"
+        )
+    if on is not None and on not in domains:
+        raise ValueError(f"--on {on}: data.validation has {', '.join(domains)}")
+    if on is None and len(domains) == 1:
+        on = domains[0]
+    return f"{on}/miou" if on else "validation"
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Conditions are parts of a domain: acdc/fog of acdc."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+
+
+def _images(dataset: Dataset) -> set[Path]:
+    """Its files, which are the same ones whatever `domain=` calls them."""
+    if not isinstance(dataset, FileDataset):
+        return set()
+    return {dataset.image_path(place).resolve() for place in range(len(dataset))}
+
+
+def milestones(steps: int, factor: int) -> list[int]:
+    """All are multiples of the first, and none is the end: what has come that far also writes its weights."""
+    first: int = -(-steps // factor**DEPTH)
+    return [each for each in (first * factor**power for power in range(DEPTH)) if each < steps]
+
+
+def of_trials(recipe: Recipe, factor: int) -> Recipe:
+    """As every trial trains it: scored on validation alone, at every milestone at the latest."""
+    every = recipe.train.evaluate_every or next(iter(milestones(recipe.schedule.steps, factor)), 1)
+    return replace(
+        recipe,
+        data=replace(recipe.data, test=()),
+        train=replace(recipe.train, evaluate_every=every),
+    )
+
+
+class Sweep:
+    """command.run.name is the sweep's; its recipe the one whose values are searched around."""
+
+    def __init__(self, command: Command, config: SweepConfig, parameters: Sequence[Parameter]) -> None:
+        self.metric = objective(command.recipe, config.on)
+        self.command, self.config, self.parameters = command, config, parameters
+        self.recipe = of_trials(command.recipe, config.factor)
+        self.name = command.run.name or f"sweep-{command.recipe.name}"
+        self.folder: Storage = open_storage(command.run.storage).folder(self.name)
+        self.folder.check_writable()
+
+    @contextmanager
+    def alone(self) -> Iterator[dict[str, Any]]:
+        """Gives what the folder keeps of the sweep, with nobody else at work in it."""
+        with self.folder.lock():
+            yield self._claim()
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.schedule.steps
+
+    def ended(self, record: Record) -> int:
+        return len(record.of("finished", "stopped", "failed"))
+
+    def _claim(self) -> dict[str, Any]:
+        """The folder is this sweep's from now on, or since it was begun."""
+        wanted = {
+            "recipe": to_yaml(self.command.recipe),
+            "search": {each.name: str(each.distribution) for each in self.parameters},
+            "metric": self.metric,
+            **{name: getattr(self.config, name) for name in ("searcher", "scheduler", "factor", "seed")},
+        }
+        kept: dict[str, Any] = {}
+        if self.folder.exists(SETTINGS):
+            kept = json.loads(self.folder.read(SETTINGS))
+            changed = [name for name, value in wanted.items() if kept.get(name) != value]
+            if changed:
+                raise ValueError(
+                    f"the sweep {self.name!r} in {self.command.run.storage} was begun with another "
+                    f"{' and another '.join(changed)}: give this one another --name, or the settings as they were to "
+                    f"go on with that one ({self.folder.where(SETTINGS)}); only --trials may grow"
+                )
+        kept |= wanted
+        self.keep(kept)
+        return kept
+
+    def keep(self, settings: dict[str, Any]) -> None:
+        self.folder.write(SETTINGS, (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode())
+
+    def run(
+        self,
+        concurrent: int,
+        record: Record,
+        callbacks: Sequence[tune.Callback],
+        tracking: Any = None,
+    ) -> None:
+        """Until every trial has ended, on the cluster that this process has joined."""
+        cuts = ray.remote(Cuts).options(num_cpus=0).remote()
+        scheduler = self._scheduler(record, cuts)
+        for trial in record.of("running"):  # a worker of a sweep that was just killed may still be breathing
+            with self.folder.folder(trial.name).lock(wait=60):
+                pass
+        run = replace(self.command.run, storage=self.folder.url, keep=1, keep_best=0)
+        command = replace(self.command, recipe=self.recipe, run=run)
+        # Tune's own tables, files and working folders: the sweep has a table and a record of its own.
+        os.environ.update(
+            {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+        )
+        try:
+            tune.run(
+                tune.with_parameters(_trial, trial=Trial(command, cuts, tracking)),
+                name=self.name,
+                storage_path=self.folder.where(TUNE),
+                search_alg=RecordedSearch(
+                    record, self.parameters, self.config.searcher, self.config.seed, self.config.trials
+                ),
+                scheduler=scheduler,
+                num_samples=self.config.trials - self.ended(record),
+                max_concurrent_trials=concurrent,
+                # A trial's actor only waits: a CPU of its own could keep its workers from theirs for ever.
+                resources_per_trial=tune.PlacementGroupFactory([{"memory": 1}]),
+                callbacks=list(callbacks),
+                raise_on_failed_trial=False,
+                verbose=0,
+            )
+        finally:
+            ray.kill(cuts)
+            for name in self.folder.names():
+                if name == TUNE or name.startswith(".launched-"):  # left by a trial that was killed
+                    self.folder.delete(name)
+
+    def _scheduler(self, record: Record, cuts: Any) -> TrialScheduler:
+        config = self.config
+        if config.scheduler == "none":
+            return FIFOScheduler()
+        return Milestones(record, self.metric, milestones(self.steps, config.factor), config.factor, cuts.cut.remote)
+
+
+def _trial(config: dict[str, Any], trial: Trial) -> None:
+    trial(config)
+
+
+class Recorder(tune.Callback):  # type: ignore[misc]
+    """Tune's events into the record, which is written after each; `changed` is told of them."""
+
+    def __init__(self, record: Record, metric: str, steps: int) -> None:
+        self.record, self.metric, self.steps = record, metric, steps
+        self._since: dict[int, float] = {}
+        self._before: dict[int, float] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        found = self._of(trial)
+        self._since[found.number], self._before[found.number] = time.monotonic(), found.seconds
+        self.changed(found)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        found = self._of(trial)
+        if self.metric in result:
+            found.scores[int(result["step"])] = float(result[self.metric])
+        self._write(found)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        found = self._of(trial)
+        found.status = "finished" if found.step >= self.steps else "stopped"
+        self._write(found)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        found = self._of(trial)
+        found.status, found.reason = "failed", "Tune gives no reason"
+        if trial.pickled_error_file:  # in this process's folder, from where Tune copies it later
+            error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
+            cause = getattr(error, "cause", None) or error
+            found.reason = str(cause) or type(cause).__name__
+        self._write(found)
+
+    def changed(self, trial: TrialRecord) -> None:
+        """For whoever shows or tracks it."""
+
+    def _write(self, trial: TrialRecord) -> None:
+        trial.seconds = self._before[trial.number] + time.monotonic() - self._since[trial.number]
+        self.record.save()
+        self.changed(trial)
+
+    def _of(self, trial: Any) -> TrialRecord:
+        found: TrialRecord = self.record.trials[trial.config[NUMBER]]
+        return found
+
+
+def fitting(command: Command) -> int:
+    """How many trials the cluster has room for at once."""
+    needs = command.launch.workers * (command.launch.cpus_per_worker or 1)
+    return max(1, int(ray.cluster_resources().get("CPU", 0)) // needs)

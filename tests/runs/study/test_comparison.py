@@ -1,0 +1,285 @@
+"""Recorded runs, grouped and compared; the command as it is typed."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dgseg.cli import main
+from dgseg.runs.study import charts, tables
+from dgseg.runs.study.comparison import compare
+from dgseg.runs.study.records import COSTS, Record, from_folders, with_costs
+from tests.runs.study import recorded
+
+FOG = {"erm-streets": (0.10, 0.12, 0.11), "flexseg-streets": (0.14, 0.17, 0.16)}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for recipe, scores in FOG.items():
+        for seed, fog in enumerate(scores):
+            recorded.run(tmp_path / "runs", recipe, seed, fog)
+    return tmp_path / "runs"
+
+
+def records(folder: Path) -> list[Record]:
+    return list(from_folders([str(folder)]).records)
+
+
+def test_a_run_s_folder_is_read_whole(runs: Path):
+    found = from_folders([str(runs / "erm-streets-seed1")]).records[0]
+    assert (found.name, found.seed, found.commit) == ("erm-streets-seed1", 1, "0123456789abcdef")
+    assert found.fields["optimizer.class"] == "AdamWConfig"
+    assert found.scores["fog"] == 0.12
+    assert found.scores["fog/iou/road"] == 0.24
+    assert "fog/iou/train" not in found.scores  # NaN: the class does not occur
+    assert found.averages["validation"] == pytest.approx(0.42)  # the last one
+    assert found.curves["loss"] == ((10, 10.0), (20, 5.0), (30, 100 / 30))
+    assert from_folders([str(runs / "erm-streets-seed1" / "result.json")]).records == [found]
+
+
+def test_means_differences_and_their_verdict(runs: Path):
+    found = compare(records(runs), baseline="erm-streets")
+    assert list(found.groups) == ["erm-streets", "flexseg-streets"]
+    assert found.columns[:5] == ["adverse", "standard", "all", "validation", "fog"]
+    assert found.columns[-1] == "game"  # no target
+    mean = found.summary("flexseg-streets", "fog")
+    assert mean is not None
+    assert mean.mean == pytest.approx(0.47 / 3)
+    difference = found.difference("flexseg-streets", "fog")
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.14 / 3)
+    assert difference.method == "paired"
+    assert difference.beyond_noise
+    assert "paired by seed, 3 seeds): better, beyond noise" in found.sentence("flexseg-streets", "fog")
+    assert "within noise" in found.sentence("flexseg-streets", "standard")
+    assert found.difference("erm-streets", "fog") is None
+
+
+def test_runs_with_other_settings_stand_apart(runs: Path):
+    for seed in (0, 1):
+        recorded.run(runs, "flexseg-streets", seed, 0.2, {"objective.ube.alpha": 5, "data.loaders": 0}, f"five{seed}")
+    found = compare(records(runs))
+    assert {label: len(of) for label, of in found.groups.items()} == {
+        "erm-streets": 3,
+        "flexseg-streets, objective.ube.alpha 3.0": 3,
+        "flexseg-streets, objective.ube.alpha 5.0": 2,
+    }
+    assert compare(records(runs), baseline="erm-streets").notes == []
+    with pytest.raises(ValueError, match="fits several groups"):
+        compare(records(runs), baseline="flexseg-streets")
+    asked = compare(records(runs), group_by=["objective.ube.alpha"], columns=["fog", "name"], baseline="3.0")
+    assert list(asked.groups) == ["3.0", "5.0", "–"]  # the baseline first
+    assert asked.fields == ["name"]
+    assert asked.difference("5.0", "fog").method == "Welch"  # type: ignore[union-attr]
+
+
+def test_what_is_mixed_on_purpose_is_told(runs: Path):
+    with pytest.raises(ValueError, match=r"share seed 0 and differ in name, .*objective\.gap.*--group-by"):
+        compare(records(runs), group_by=["model.name"])
+    for seed in (7, 8):
+        recorded.run(runs, "flexseg-streets", seed, 0.2, {"optimizer.lr": 1e-3})
+    found = compare(records(runs), group_by=["name"])
+    assert found.notes == ["flexseg-streets: its runs differ in more than the seed: optimizer.lr."]
+    assert len(found.groups["flexseg-streets"]) == 5
+
+
+def test_a_seed_counts_once(runs: Path):
+    recorded.run(runs, "erm-streets", 0, 0.5, name="z-again")
+    found = compare(records(runs))
+    assert found.values("erm-streets", "fog")[0] == 0.5
+    assert any("seed 0 is there twice; z-again counts" in note for note in found.notes)
+
+
+def test_one_seed_claims_nothing(tmp_path: Path):
+    for recipe in FOG:
+        recorded.run(tmp_path, recipe, 0, FOG[recipe][0])
+    found = compare(records(tmp_path), baseline="erm-streets")
+    assert found.sentence("flexseg-streets", "fog").endswith("+4.00 points; no verdict: fewer than 2 seeds")
+    assert tables.mean_and_std(found.summary("erm-streets", "fog")) == "10.00"
+    assert "none where a side has fewer than 2 seeds" in found.method
+    assert tables.points(found.difference("flexseg-streets", "fog")) == "+4.00"
+
+
+def test_the_csv_gives_every_number_back(runs: Path):
+    found = compare(records(runs), baseline="erm-streets", columns=["fog", "objective.ube.alpha", "fog/iou"])
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(found))))
+    assert [(row["group"], row["score"]) for row in rows] == [
+        ("erm-streets", "fog"),
+        ("erm-streets", "fog/iou/road"),
+        ("flexseg-streets", "fog"),
+        ("flexseg-streets", "fog/iou/road"),
+    ]
+    difference = found.difference("flexseg-streets", "fog")
+    assert difference is not None
+    assert (float(rows[2]["low"]), float(rows[2]["high"])) == (difference.low, difference.high)
+    assert [row["objective.ube.alpha"] for row in rows[1:3]] == ["–", "3.0"]
+    assert rows[2]["verdict"] == "better, beyond noise"
+    assert rows[0]["low"] == ""
+
+
+def test_tables_fit_the_line_and_lose_nothing(runs: Path):
+    found = compare(records(runs), baseline="erm-streets")
+    for make in (tables.scores_tables, tables.differences_tables):
+        cut, whole = make(found, 80), make(found, 10_000)
+        assert len(whole) == 1 < len(cut)
+        kept = [name for table in cut for name in table.head if name in found.columns]
+        assert kept == list(found.columns)
+        for table in cut:
+            widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
+            assert sum(widths) + 2 * (len(widths) - 1) <= 80
+
+
+def test_a_mean_says_where_it_is_of_fewer_runs(runs: Path):
+    erm = [run for run in records(runs) if run.fields["name"] == "erm-streets"]
+    assert erm[1].scores["fog"] == FOG["erm-streets"][1]
+    lacking = [erm[0], replace(erm[1], domains={"rain": 0.3}), replace(erm[2], domains={"rain": 0.3, "fog": 0.1})]
+    (table,) = tables.scores_tables(compare(lacking, columns=["fog", "rain"]), 10_000)
+    assert table.rows == (("erm-streets", "3", "10.00 ± 0.00 (2 of 3)", "30.00 ± 0.00"),)
+
+
+def test_scores_of_other_kinds_have_axes_of_their_own(runs: Path):
+    told = [replace(run, averages={**run.averages, "AP": 0.04, "FPR95": 0.9}) for run in records(runs)]
+    ap, fpr, miou = charts.bars(compare(told, columns=["AP", "FPR95", "fog", "rain"])).axes
+    assert ap.get_ylim()[1] < 6
+    assert fpr.get_ylim()[1] > 90
+    assert [axes.get_ylabel() for axes in (ap, miou)] == ["%, ± std over seeds", "mIoU, %, ± std over seeds"]
+    assert [label.get_text() for label in fpr.get_xticklabels()] == ["FPR95, lower is better"]
+    (mixed,) = charts.bars(compare(told, columns=["fog", "fog/iou"])).axes
+    assert mixed.get_ylabel() == "%, ± std over seeds"  # a class's IoU is no mIoU
+    (alone,) = charts.bars(compare(told, columns=["AP"])).axes
+    assert sorted(alone.get_legend_handles_labels()[1]) == ["erm-streets", "flexseg-streets"]
+
+
+def test_costs_are_columns(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The real-time study's Table 1: scores beside what `dgseg profile` measured, of the same model alone."""
+    model = records(runs)[0].fields["model.name"]
+    costs = str(tmp_path / "costs.json")
+    cheap = ["--size", "64x96", "--rounds", "1", "--json", costs]
+    assert main(["profile", model, *cheap]) == 0
+    capsys.readouterr()
+    columns = ["--columns", "fog", "latency", "MACs", "params", "FPS"]
+    assert main(["compare", str(runs), "--profile", costs, *columns]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in (" ms", " G ", " M ", "FPS"))
+    assert "Latency and FPS (costs.json): inference of 1x3x64x96, float32, on " in said
+    assert main(["profile", "bisenet_r18", *cheap]) == 0
+    with pytest.raises(SystemExit, match="measures bisenet_r18: no run has that model"):
+        main(["compare", str(runs), "--profile", costs, *columns])
+    assert main(["profile", model, *cheap, "--train"]) == 0
+    with pytest.raises(SystemExit, match="times of training steps"):
+        main(["compare", str(runs), "--profile", costs, *columns])
+
+
+def test_models_that_differ_in_options_have_costs_from_files_of_their_own(tmp_path: Path):
+    """BlindNet's Table 3; its baseline's options say None, which is no option."""
+    model, profiles = "deeplabv3plus_mobilenetv2", {"plain": [], "blind": ["--set", "instance_norms=whitening"]}
+    for recipe in ("blindnet", "blindnet-erm"):
+        recorded.run(tmp_path / "runs", recipe, 0, 0.4, {"model.name": model})
+    costs = {name: str(tmp_path / f"{name}.json") for name in profiles}
+    for name, options in profiles.items():
+        cheap = ["--size", "64x96", "--rounds", "1", "--json", costs[name]]
+        assert main(["profile", model, *options, *cheap]) == 0
+    measured: list[Record] = with_costs(records(tmp_path / "runs"), Path(costs["plain"]))
+    assert [set(COSTS) <= set(run.fields) for run in measured] == [run.name == "blindnet-erm-seed0" for run in measured]
+    assert main(["compare", str(tmp_path / "runs"), "--profile", *costs.values(), "--columns", "fog", "MACs"]) == 0
+    both = with_costs(measured, Path(costs["blind"]))
+    assert len({run.fields["latency"] for run in both}) == 2
+
+
+def test_classes_stand_in_their_own_order(tmp_path: Path):
+    """Whichever of them the first run has scores of."""
+    for seed, there in enumerate((["bicycle", "sky"], ["train", "bicycle", "sky", "road"])):
+        place = recorded.run(tmp_path, "erm-streets", seed, 0.4) / "result.json"
+        result = json.loads(place.read_text())
+        result["scores"]["fog"] = {"miou": 0.4, **{f"iou/{name}": 0.1 for name in there}, "macc": 0.5}
+        place.write_text(json.dumps(result))
+    found = compare(records(tmp_path), columns=["fog", "fog/iou", "fog/macc"])
+    assert found.columns == ["fog", *(f"fog/iou/{name}" for name in ("road", "sky", "train", "bicycle")), "fog/macc"]
+
+
+def test_nothing_finished(tmp_path: Path):
+    recorded.run(tmp_path, "erm-streets", 0, 0.4)
+    (tmp_path / "erm-streets-seed0" / "result.json").unlink()
+    with pytest.raises(SystemExit, match=r"none of 1 runs can be compared: .*erm-streets-seed0: not finished"):
+        main(["compare", str(tmp_path)])
+
+
+def test_latex_escapes(tmp_path: Path):
+    for seed, fog in enumerate(FOG["flexseg-streets"]):
+        recorded.run(tmp_path, "flexseg-streets", seed, fog)
+    text = tables.as_latex(compare(records(tmp_path), group_by=["model.name"], columns=["fog", "standard"]))
+    assert r"bisenet\_mini & 3 & 15.67 $\pm$ 1.53 & 30.00 $\pm$ 0.00 \\" in text
+    assert text.count(r"\begin{tabular}{lrrr}") == text.count(r"\end{tabular}") == 1
+
+
+def test_latex_escapes_whatever_a_setting_holds(tmp_path: Path):
+    for seed, path in enumerate(("[a]{b}^2", "~/a\\-1")):
+        recorded.run(tmp_path, "flexseg-streets", seed, 0.1, {"model.weights": path})
+    text = tables.as_latex(compare(records(tmp_path), group_by=["model.weights"], columns=["fog"]))
+    assert r"{}[a]\{b\}\textasciicircum{}2 & 1 & 10.00 \\" in text
+    assert r"\textasciitilde{}/a\textbackslash{}$-$1 & 1 & 10.00 \\" in text
+
+
+def test_without_points_there_are_no_curves(runs: Path):
+    for file in runs.glob("*/metrics.jsonl"):
+        file.unlink()
+    found = compare(records(runs))
+    assert charts.learning_curves(found) is None
+    assert "validation" not in found.columns
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("result.json", '{"na'), ("result.json", "[]"), ("recipe.yaml", "a: ["), ("metrics.jsonl", '{"kind": "st')],
+)
+def test_a_damaged_run_is_named_and_costs_the_others_nothing(runs: Path, file: str, text: str):
+    damaged = runs / "erm-streets-seed1"
+    (damaged / file).write_text(text)
+    found = from_folders([str(runs)])
+    assert len(found.records) == 5
+    assert list(found.left_out) == [str(damaged)]
+    assert "damaged" in found.left_out[str(damaged)]
+
+
+def test_the_command(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (runs / "unfinished").mkdir()
+    (runs / "unfinished" / "recipe.yaml").write_text("name: x")
+    out = tmp_path / "out"
+    files = ["--csv", f"{out}/c.csv", "--latex", f"{out}/c.tex", "--html", f"{out}/c.html", "--plots", str(out)]
+    status = main(["compare", str(runs), "--baseline", "erm-streets", *files])
+    said = capsys.readouterr().out
+    assert status == 0
+    assert "15.67 ± 1.53" in said
+    assert "flexseg-streets against erm-streets, all: +0.67 points" in said
+    assert f"left out: {runs / 'unfinished'}: not finished" in said
+    page = (out / "c.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "http" not in page.replace("http://www.w3.org", "")
+    for name in ("bars.png", "learning-curves.png"):
+        with Image.open(out / name) as picture:
+            picture.load()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name runs' folders, or"),
+        (["--run", "abc", "--tag", "a=b"], "leave out"),
+        (["nowhere"], "nowhere: no run lies there"),
+        (["nowhere.json"], "no such file"),
+        (["RUNS", "--baseline", "erm"], "is no group; there are: flexseg-streets; erm-streets"),
+        (["RUNS", "--columns", "fogg"], "did you mean fog"),
+        (["RUNS", "--columns", "model.name"], "name a score too"),
+        (["RUNS", "--group-by", "model.nam"], "did you mean model.name"),
+        (["RUNS", "--confidence", "95"], "between 0 and 1"),
+        (["--experiment", "x", "--uri", "sqlite:////nowhere/mlflow.db"], "there is no /nowhere/mlflow.db"),
+    ],
+)
+def test_what_cannot_be_compared(runs: Path, words: list[str], message: str):
+    with pytest.raises(SystemExit, match=message):
+        main(["compare", *(str(runs) if word == "RUNS" else word for word in words)])
