@@ -13,19 +13,25 @@ GPU_PROOF_OUT ?= gpu-proof-out
 # AUTO compiles CUDA kernels where nvcc is found. One's own GPU alone: make build DGSEG_CUDA_ARCHITECTURES=90
 export DGSEG_CUDA ?= AUTO
 export DGSEG_CUDA_ARCHITECTURES ?= 80;90;100
+# Training builds no native unit tests.
+export DGSEG_TESTS = ON
 
-# The extras that today's code needs; the constraints already name tested versions for the others.
+# Training installs what it needs; tests, benchmarks and linters add the rest.
+TRAIN_EXTRAS := train
 EXTRAS := data,models,evaluation,export,train,dev
 
 BIN := $(VENV)/bin
 # cmake, ninja, ctest and clang-format come from the environment, as does the Python that CMake asks for torch.
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+TRAINING := $(VENV)/.installed-$(TRAIN_EXTRAS)
 INSTALLED := $(VENV)/.installed-$(EXTRAS)
+# Modules are compiled when they are first imported: compiling all of them takes minutes, and few are used.
+PIP = $(BIN)/python -m pip install -q --no-compile -c constraints.txt
 NATIVE_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-slow train build fingerprint lint format bench gpu-proof clean
+.PHONY: help test test-slow train build native fingerprint lint format bench gpu-proof clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,15 +43,21 @@ $(BIN)/python:
 
 # The stamp is written last: an interrupted installation starts over. The build tools go in first, because
 # --no-build-isolation builds against the very torch that the tests will load.
-$(INSTALLED): pyproject.toml setup.py constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints.txt setuptools cmake ninja pybind11 torch numpy
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+$(TRAINING): pyproject.toml setup.py constraints.txt | $(BIN)/python
+	$(PIP) --upgrade pip
+	$(PIP) setuptools cmake ninja pybind11 torch numpy
+	$(PIP) --no-build-isolation -e '.[$(TRAIN_EXTRAS)]'
 	@touch $@
 
+$(INSTALLED): $(TRAINING)
+	$(PIP) --no-build-isolation -e '.[$(EXTRAS)]'
+	@touch $@
+
+build: $(INSTALLED) native  ## build the native code into dgseg/_lib
+
 # Configuring again takes a second, and notices another torch, another nvcc or other flags; ninja does the rest.
-build: $(INSTALLED)  ## build the native code into dgseg/_lib
-	@cmake -S . -B $(BUILD) -G Ninja '-DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python' -DDGSEG_TESTS=ON \
+native: $(TRAINING)
+	@cmake -S . -B $(BUILD) -G Ninja '-DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python' -DDGSEG_TESTS=$(DGSEG_TESTS) \
 	  -DDGSEG_CUDA=$(DGSEG_CUDA) '-DDGSEG_CUDA_ARCHITECTURES=$(DGSEG_CUDA_ARCHITECTURES)' --log-level=WARNING
 	@cmake --build $(BUILD)
 
@@ -56,7 +68,8 @@ test: build  ## install, build and run the whole suite (minutes)
 test-slow: build  ## the long tests: Ray jobs and faults, compiled models, wheels in empty environments
 	$(BIN)/python -m pytest -m slow -v -s $(PYTEST_ARGS)
 
-train: build  ## install, build and train FLEX-Seg on the streets world: two workers on a Ray of their own
+train: DGSEG_TESTS = OFF
+train: native  ## install, build and train FLEX-Seg on the streets world: two workers on a Ray of their own
 	$(BIN)/python ray_jobs/train_flexseg.py --workers 2 $(TRAIN_ARGS)
 
 fingerprint: build  ## hashes of tiny runs of every system: equal before and after a change of structure (3 minutes)

@@ -26,10 +26,13 @@ class CMakeBuild(build_ext):
             f"-DPython3_EXECUTABLE={sys.executable}",
             f"-DDGSEG_LIBRARY_DIR={package / '_lib'}",
             f"-DDGSEG_HOST_DIR={package}",
-            f"-DDGSEG_TESTS={'ON' if self.inplace else 'OFF'}",
         ]
-        options = ("DGSEG_CUDA", "DGSEG_CUDA_ARCHITECTURES")
-        configure += [f"-D{option}={os.environ[option]}" for option in options if option in os.environ]
+        options = {"DGSEG_TESTS": "OFF"} | {
+            name: os.environ[name]
+            for name in ("DGSEG_TESTS", "DGSEG_CUDA", "DGSEG_CUDA_ARCHITECTURES")
+            if name in os.environ
+        }
+        configure += [f"-D{name}={value}" for name, value in options.items()]
         # An environment that is not activated has its cmake and ninja beside its Python, not on PATH.
         path = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
         environment = os.environ | {"PATH": path}
