@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 
 from dgseg import __version__
 
@@ -27,6 +28,9 @@ VERBS = {
     "tracking": ("dgseg.cli.tracking", "runs' records in MLflow"),
     "train": ("dgseg.cli.train", "train a recipe on this machine; --help lists the recipes and all their fields"),
 }
+
+# Flags that take an address; every other word of a command line is a place on this machine.
+ADDRESSES = {"storage", "mlflow", "uri", "address"}
 
 # name -> (what it needs, what it gives, the commands): the README's table, for who has no README.
 SYSTEMS = {
@@ -72,6 +76,8 @@ def _dispatch(program: str, description: str, verbs: Mapping[str, tuple[str, str
     # Only the verb is parsed here: its own module, and torch with it, loads after `--help` has answered.
     known, rest = parser.parse_known_args(argv)
     name, summary = verbs[known.verb]
+    if known.verb != "compare":  # reads runs from object stores
+        _refuse_addresses(f"{program} {known.verb}", rest)
     module = import_module(name)
     if hasattr(module, "VERBS"):
         return _dispatch(f"{program} {known.verb}", summary, module.VERBS, rest)
@@ -82,3 +88,18 @@ def _dispatch(program: str, description: str, verbs: Mapping[str, tuple[str, str
     )
     module.add_arguments(verb_parser)
     return int(module.main(verb_parser.parse_args(rest)))
+
+
+def _refuse_addresses(command: str, words: Sequence[str]) -> None:
+    """s3://… where no object store is read: taken for a path, it would become a folder, secrets and all."""
+    for before, word in pairwise(["", *words]):
+        flag, equals, _ = word.partition("=")
+        flag = flag if equals and flag.startswith("--") else before
+        if "://" in word and flag.removeprefix("--run.").lstrip("-") not in ADDRESSES:
+            from dgseg.data.dataset import DataError
+            from dgseg.data.names import check_local
+
+            try:
+                check_local(word, "")
+            except DataError as error:
+                raise SystemExit(f"{command}: {error}") from None

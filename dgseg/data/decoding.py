@@ -74,6 +74,15 @@ def verify_checksums(path: Path) -> None:
                 raise ValueError(f"the checksum of its {kind.decode('ascii', 'replace')} chunk is wrong")
 
 
+def unpack(stream: bytes, size: int) -> bytearray:
+    """The `size` bytes that zlib packed there. A stream that holds more is refused before it fills the memory."""
+    unpacking = zlib.decompressobj()
+    content = bytearray(unpacking.decompress(stream, size + 1))
+    if len(content) != size or not unpacking.eof:
+        raise ValueError(f"it does not unpack to the {size} bytes that its header declares")
+    return content
+
+
 @contextmanager
 def _complaints(path: Path) -> Iterator[None]:
     try:
@@ -124,9 +133,12 @@ def _first_channel(data: bytes) -> npt.NDArray[np.uint16]:
     width, height, _, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     if interlaced:
         raise ValueError("an interlaced 16-bit PNG; save it again without interlacing")
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{width}x{height} pixels: more than Pillow takes for an honest picture")
     stream = b"".join(body for kind, body, _ in _chunks(data) if kind == b"IDAT")
     step = 2 * _CHANNELS[colour]
-    rows = np.frombuffer(zlib.decompress(stream), np.uint8).reshape(height, 1 + step * width)
+    pixels = unpack(stream, height * (1 + step * width))
+    rows = np.frombuffer(pixels, np.uint8).reshape(height, 1 + step * width)
     upper, lower = (_decode_grey(rows[:, :1], rows[:, 1 + byte :: step]) for byte in (0, 1))
     return np.asarray(upper.astype(np.uint16) << 8 | lower, np.uint16)
 

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dgseg.data.dataset import DataError, Dataset
 from dgseg.data.fetch import ORIGINAL, Fetcher, Loaded, Pipeline
+from dgseg.data.labels import OUT_OF_DISTRIBUTION
 from dgseg.data.sample import Batch, Draw, check_seed
 from dgseg.data.samplers.base import Purpose, Sampler, StatelessSampler, rank_slice
 from dgseg.data.samplers.counts import DrawCounts
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 LOG_EVERY = 1000  # steps
 # Of fewer draws one cannot say what share is corrupt.
 FEW_DRAWS = 10_000
+# As many images without any class are no accident.
+ENOUGH_VOID = 16
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -125,6 +128,7 @@ class Loader:
         )
         self._samples = sum(map(len, self.sources)) + (len(target.dataset) if target else 0)
         self._per_step = (batch_size + (target.sampler.batch_size if target else 0)) // world_size
+        self._void: int | None = 0  # images drawn while none had a class; None: one had
         self._others = 0  # draws of the other ranks whose corrupt files came with the state that this one goes on from
         # Both cuts fail here, not in the middle of a run.
         rank_slice(range(batch_size), rank, world_size, parts)
@@ -168,6 +172,7 @@ class Loader:
                 self._check_shared_memory(loaded.bytes)
             first = False
             self._account(loaded, drawn.pop(loaded.step))
+            self._check_labels(loaded)
             yield self._batch(loaded)
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,6 +238,21 @@ class Loader:
                 f"samples are more than the accepted share of {self.corrupt_share:g}: "
                 f"{'; '.join(list(self.corrupt.values())[:10])}. Mend them, or let `dgseg data check "
                 "--quarantine` list them so that training skips them"
+            )
+
+    def _check_labels(self, loaded: Loaded) -> None:
+        """Until a first image has a class: labels that are void everywhere train nothing, and no loss would say so."""
+        labels = [labels for _, labels in loaded.views.values() if labels is not None]
+        if self._void is None or not labels:
+            return
+        if any(bool((each < OUT_OF_DISTRIBUTION).any()) for each in labels):
+            self._void = None
+            return
+        self._void += len(loaded.ids)
+        if self._void >= min(ENOUGH_VOID, self._samples):
+            raise DataError(
+                f"the labels of all {self._void} images drawn so far ({', '.join(loaded.ids[:3])} …) are void: there "
+                f"is nothing to learn. `dgseg data check` says which ids the files hold"
             )
 
     def _batch(self, loaded: Loaded) -> Batch:

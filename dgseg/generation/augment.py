@@ -29,6 +29,7 @@ from dgseg.data.datasets.pairs import (
     ORIGINALS,
 )
 from dgseg.data.labels import OUT_OF_DISTRIBUTION
+from dgseg.data.names import check_inside
 from dgseg.data.sample import check_seed
 from dgseg.data.sample import generator as random_of
 from dgseg.generation.generator import Generator, Request
@@ -172,7 +173,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 
 def _name(dataset: Dataset, index: int) -> str:
     """The sample's id without the data set's name: also a path below the set's folders."""
-    return dataset.id(index).removeprefix(f"{dataset.name}/")
+    return check_inside(dataset.id(index).removeprefix(f"{dataset.name}/"), f"{dataset.name}: the id")
 
 
 def _picture(path: Path, pixels: npt.NDArray[np.uint8]) -> None:

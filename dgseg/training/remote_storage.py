@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from dgseg.data.names import without_secrets
 from dgseg.training.lock import Busy, describe, holder
 from dgseg.training.storage import LOCK, Lock, Storage, held
 
@@ -35,26 +36,16 @@ def open_uri(uri: str) -> "ArrowStorage":
         from pyarrow import fs
     except ImportError as error:
         raise ValueError(
-            f"the storage {shown(uri)} needs pyarrow: pip install pyarrow, or give a local path"
+            f"the storage {without_secrets(uri)} needs pyarrow: pip install pyarrow, or give a local path"
         ) from error
     try:
         system, path = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are ValueErrors
         raise ValueError(
-            f"the storage {shown(uri)} cannot be opened ({error}); give a path, or a URI that pyarrow knows: "
+            f"the storage {without_secrets(uri)} cannot be opened ({error}); give a path, or a URI that pyarrow knows: "
             "s3://bucket/folder, gs://bucket/folder, hdfs://host/folder, abfs://…"
         ) from error
-    return ArrowStorage(system, path, shown(uri))
-
-
-def shown(uri: str) -> str:
-    """Without what messages and records must not tell: a secret key before the @, or one after the question mark."""
-    if "://" not in uri:
-        return uri
-    scheme, separator, rest = uri.partition("?")[0].partition("://")
-    who, at, where = rest.rpartition("@")
-    user, colon, _ = who.partition(":")
-    return f"{scheme}{separator}{user}{':***' if colon else ''}{at}{where}"
+    return ArrowStorage(system, path, without_secrets(uri))
 
 
 class ArrowStorage(Storage):

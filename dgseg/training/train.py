@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from dgseg.data import Dataset
+from dgseg.data.names import without_secrets
 from dgseg.machine import machine
 from dgseg.models import save_weights
 from dgseg.ops import across_ranks
@@ -31,7 +32,6 @@ from dgseg.training.lock import Busy
 from dgseg.training.loop import Loop, NonFiniteLoss
 from dgseg.training.memory import keep_freed_memory
 from dgseg.training.recipe import AdamWConfig, Recipe
-from dgseg.training.remote_storage import shown
 from dgseg.training.run import RunConfig
 from dgseg.training.scoring import Scoring
 from dgseg.training.storage import Lock, Storage, open_storage
@@ -291,8 +291,8 @@ class Session:
                 if changed:
                     told = "; ".join(f"{key}: {old} there, {new} here" for key, (old, new) in list(changed.items())[:8])
                     trouble = (
-                        f"the run {self.name!r} in {shown(self.config.storage)} belongs to another recipe ({told}). "
-                        "Give this one another name with --name, or the recipe as it was to go on with that one"
+                        f"the run {self.name!r} in {without_secrets(self.config.storage)} belongs to another recipe "
+                        f"({told}). Give this one another name with --name, or the recipe as it was to resume that one"
                     )
         _agree(self.world, trouble)
 
@@ -326,7 +326,7 @@ class Session:
         if report is not None:
             summary |= {"scores": report.scores, "averages": report.averages}
         return summary | {
-            "run": asdict(self.config) | {"storage": shown(self.config.storage)},
+            "run": asdict(self.config) | {"storage": without_secrets(self.config.storage)},
             "world_size": self.world.size,
             "datasets": self.datasets,
             **machine(self.world.device),

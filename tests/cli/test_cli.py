@@ -55,3 +55,21 @@ def test_an_unknown_verb_is_refused(capsys: pytest.CaptureFixture[str]):
         main(["dance"])
     assert exit.value.code == 2
     assert "dance" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "pack", "folder=x", "-o", "s3://KEY:SECRET@bucket/x"],
+        ["data", "check", "packed=s3://KEY:SECRET@bucket/x"],
+        ["predict", "--weights=s3://KEY:SECRET@bucket/w.safetensors", "x.png", "-o", "out"],
+        ["train", "erm-streets", "--data.sources", "packed=s3://KEY:SECRET@bucket/x"],
+    ],
+    ids=lambda words: words[0] + words[1],
+)
+def test_an_address_where_files_are_read_is_refused_without_its_secret(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="only local files and folders") as exit:
+        main(words)
+    assert "SECRET" not in str(exit.value)
+    assert not list(tmp_path.iterdir())

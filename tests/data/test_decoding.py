@@ -1,5 +1,8 @@
 """Pixels and ids as the files hold them, and nothing for files that are broken."""
 
+import resource
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,7 +14,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from dgseg.data.dataset import CorruptFile
-from dgseg.data.decoding import read_colours, read_ids, read_image, verify_checksums
+from dgseg.data.decoding import PNG, read_colours, read_ids, read_image, verify_checksums
+from dgseg.data.pack.codec import decode_map
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +138,35 @@ def test_a_jpeg_is_no_label_map(scratch: Path, name: str) -> None:
     for read in (read_ids, read_colours):
         with pytest.raises(CorruptFile, match="a JPEG, which changes ids; save label maps as PNG"):
             read(scratch / name)
+
+
+def _deep_png(width: int, height: int, content: bytes) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("size", "unpacked", "reason"),
+    [
+        ((64, 64), 300_000_000, "does not unpack to the 24640 bytes"),
+        ((64, 64), 100, "does not unpack to the 24640 bytes"),
+        ((60_000, 60_000), 100, "60000x60000 pixels"),
+    ],
+)
+def test_a_label_map_that_unpacks_to_another_size_is_refused_before_it_is_unpacked(
+    scratch: Path, size: tuple[int, int], unpacked: int, reason: str
+) -> None:
+    path = scratch / "bomb.png"
+    path.write_bytes(_deep_png(*size, bytes(unpacked)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CorruptFile, match=reason):
+        read_ids(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+def test_a_packed_map_that_unpacks_to_more_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not unpack to the 12 bytes"):
+        decode_map(zlib.compress(bytes(1000)), (3, 4), np.dtype(np.uint8))

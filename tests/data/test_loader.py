@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -305,6 +305,25 @@ def test_all_ranks_corrupt_files_count_against_all_ranks_draws(monkeypatch):
     again = loader(**options)
     again.load_state_dict(state)
     assert len(list(islice(again, 3))) == 3  # 4 of 40, and not of the 10 that this rank has drawn
+
+
+class Void(Squares):
+    """Void labels, but for those of the first images."""
+
+    def __init__(self, size, labelled=0):
+        super().__init__(size, "void")
+        self.labelled = labelled
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return sample if index < self.labelled else replace(sample, label=torch.full_like(sample.label, 255))
+
+
+def test_labels_that_are_all_void_are_refused():
+    alone = Uniform(40, batch_size=B, seed=0)
+    with pytest.raises(DataError, match=r"the labels of all 16 images drawn so far .* are void"):
+        batches(8, sampler=alone, data=[Void(40)])
+    assert len(batches(8, sampler=alone, data=[Void(40, labelled=20)])) == 8
 
 
 def test_a_dead_disk_is_not_mended_by_substitutes():

@@ -1,5 +1,6 @@
 """Packs under faults: flipped bytes, full disks, packers that meet or are killed."""
 
+import copy
 import multiprocessing
 import resource
 import shutil
@@ -13,6 +14,7 @@ from dgseg.data import Sample
 from dgseg.data.dataset import CorruptFile, DataError
 from dgseg.data.pack import Packed, Settings, pack
 from dgseg.data.pack.layout import LOCK
+from dgseg.generation import generate
 from tests.data.folder import write_folder
 
 SMALL = Settings(tile=(16, 16), samples_per_shard=2)
@@ -161,3 +163,22 @@ class Unreadable:
 def test_errors_of_the_system_keep_their_kind(tmp_path, workers):
     with pytest.raises(OSError, match="Permission denied"):
         pack(Unreadable(), tmp_path / "p", Settings(samples_per_shard=1), workers=workers)
+
+
+@pytest.mark.parametrize("climbing", ["../../escape", "/etc/escape", "a/../../b", "a\\..\\b"])
+def test_ids_that_leave_their_folder_are_refused(folder, tmp_path, climbing):
+    class Hostile(type(folder)):  # type: ignore[misc]
+        def id(self, index):
+            return climbing
+
+    hostile = copy.copy(folder)
+    hostile.__class__ = Hostile
+    pack(hostile, tmp_path / "p", SMALL)
+    packed = Packed(tmp_path / "p")
+    with pytest.raises(DataError, match="could leave its folder"):
+        packed.id(0)
+    with pytest.raises(DataError, match="could leave its folder"):
+        packed[0]
+    with pytest.raises(DataError, match="could leave its folder"):
+        generate(packed, tmp_path / "deep" / "er" / "out", lambda request: request)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p"]

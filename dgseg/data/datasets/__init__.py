@@ -15,6 +15,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from dgseg.data.dataset import DataError, Dataset
+from dgseg.data.names import check_local
 
 # name -> module:class, imported when it is asked for.
 DATASETS = {
@@ -76,6 +77,7 @@ def open_dataset(name: str, root: Path | str | None, split: str | None = None, *
 def from_spec(text: str, **options: Any) -> Dataset:
     """`name=path[@split][,option=value …]`; `options` are added to those of the specification."""
     spec = parse_spec(text)
+    check_local(spec.path, f"{spec.name}=")
     if "root" not in _options(dataset_class(spec.name)):
         if "domain" in spec.options:
             raise DataError(f"{text!r} names two domains; leave domain= out")
@@ -97,6 +99,8 @@ def parse_spec(text: str) -> Spec:
         "name needs a link without one"
     )
     name, found, rest = text.partition("=")
+    if "://" in rest:  # an @ and commas there are no split and no options
+        return Spec(name, rest, None, {})
     where, *pairs = rest.split(",")
     if not found or not name or not where:
         raise DataError(f"{text!r} names no dataset; {form}")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dgseg.data.decoding import unpack
 from dgseg.data.sample import Box
 
 Bytes = npt.NDArray[np.uint8]
@@ -91,7 +92,4 @@ def encode_map(each: Tensor) -> bytes:
 def decode_map(encoded: bytes, size: tuple[int, int], dtype: np.dtype[np.generic]) -> Tensor:
     wanted = size[0] * size[1] * dtype.itemsize
     # A bytearray, because torch wants memory that may be written.
-    raw = bytearray(zlib.decompress(encoded, bufsize=wanted))
-    if len(raw) != wanted:
-        raise ValueError(f"{len(raw)} bytes instead of {wanted}")
-    return torch.from_numpy(np.frombuffer(raw, dtype).reshape(size))
+    return torch.from_numpy(np.frombuffer(unpack(encoded, wanted), dtype).reshape(size))

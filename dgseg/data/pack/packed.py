@@ -13,6 +13,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from dgseg.data.dataset import CorruptFile, DataError, Dataset
+from dgseg.data.names import check_inside
 from dgseg.data.pack.codec import Tiles, decode_image, decode_map
 from dgseg.data.pack.layout import FORMAT, INDEX, MANIFEST, PART, PLAN, read_json, sealed, shard_name
 from dgseg.data.sample import Box, LazySample, Sample
@@ -62,7 +63,8 @@ class Packed(Dataset):
     def id(self, index: int) -> str:
         row = self._row(index)
         begin = int(row["id_offset"])
-        return self._ids[begin : begin + int(row["id_bytes"])].tobytes().decode()
+        text = self._ids[begin : begin + int(row["id_bytes"])].tobytes().decode(errors="replace")
+        return check_inside(text, f"{self.root / 'ids.txt'}: the id")
 
     def class_pixels(self) -> npt.NDArray[np.int64]:
         return np.array(self._class_pixels)

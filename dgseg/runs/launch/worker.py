@@ -15,7 +15,7 @@ import torch
 from dgseg.runs.launch.command import Command
 from dgseg.runs.launch.mailbox import tell
 from dgseg.training.listener import CheckpointReport, Listener, RunEnd, RunStart, ScoreReport, StepReport
-from dgseg.training.remote_storage import shown
+from dgseg.data.names import without_secrets
 from dgseg.training.storage import open_storage
 from dgseg.training.train import RunResult
 
@@ -41,7 +41,7 @@ def work(config: dict[str, Any]) -> RunResult:
         logging.getLogger(name).addHandler(Notes(job.mailbox))
     if not open_storage(run.storage).exists(job.mark):
         raise ValueError(
-            f"--storage {shown(run.storage)} is not the same folder on every machine: {socket.gethostname()} does not "
+            f"--storage {without_secrets(run.storage)} is not the same folder on every machine: {socket.gethostname()} does not "
             f"see what the driver has written there. Name one that all share, on NFS or as s3://…"
         )
     torch.set_num_threads(job.command.launch.cpus_per_worker or 1)
