@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from dgseg.data.names import without_secrets
 from dgseg.training.lock import Busy
-from dgseg.training.remote_storage import ArrowStorage, Lease, shown
+from dgseg.training.remote_storage import ArrowStorage, Lease
 from dgseg.training.storage import LocalStorage, Storage, open_storage
 from tests.training import processes
 
@@ -143,7 +144,7 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     ],
 )
 def test_messages_and_records_hold_no_secret(uri: str, told: str) -> None:
-    assert shown(uri) == told
+    assert without_secrets(uri) == told
 
 
 def test_unknown_uris() -> None:

@@ -17,8 +17,8 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from dgseg.runs.launch.config import LaunchConfig
 from dgseg.recipes import RECIPES, Named, from_yaml, override
+from dgseg.runs.launch.config import LaunchConfig
 from dgseg.training.recipe import Recipe
 from dgseg.training.run import RunConfig
 

@@ -19,7 +19,7 @@ class EvenScaling(ElasticScalingPolicy):  # type: ignore[misc]
 
 
 class EvenTrainer(TorchTrainer):  # type: ignore[misc]
-    """Ray Train has no public way to bring a policy of one's own; tests/runs/launch/test_jobs.py would notice a change."""
+    """Ray Train has no public way to bring one's own policy; tests/runs/launch/test_jobs.py would notice a change."""
 
     def __init__(self, *args: Any, sizes: Sequence[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

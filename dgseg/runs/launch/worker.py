@@ -12,10 +12,10 @@ import ray
 import ray.train
 import torch
 
+from dgseg.data.names import without_secrets
 from dgseg.runs.launch.command import Command
 from dgseg.runs.launch.mailbox import tell
 from dgseg.training.listener import CheckpointReport, Listener, RunEnd, RunStart, ScoreReport, StepReport
-from dgseg.data.names import without_secrets
 from dgseg.training.storage import open_storage
 from dgseg.training.train import RunResult
 
@@ -41,8 +41,8 @@ def work(config: dict[str, Any]) -> RunResult:
         logging.getLogger(name).addHandler(Notes(job.mailbox))
     if not open_storage(run.storage).exists(job.mark):
         raise ValueError(
-            f"--storage {without_secrets(run.storage)} is not the same folder on every machine: {socket.gethostname()} does not "
-            f"see what the driver has written there. Name one that all share, on NFS or as s3://…"
+            f"--storage {without_secrets(run.storage)} is not the same folder on every machine: {socket.gethostname()} "
+            "does not see what the driver has written there. Name one that all share, on NFS or as s3://…"
         )
     torch.set_num_threads(job.command.launch.cpus_per_worker or 1)
     try:

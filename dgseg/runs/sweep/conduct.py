@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from dgseg.recipes import to_yaml
 from dgseg.runs.launch import records
 from dgseg.runs.launch.cluster import cluster
 from dgseg.runs.launch.command import Command
 from dgseg.runs.launch.ray import absolute_storage
-from dgseg.recipes import to_yaml
-from dgseg.training.recipe import Recipe
-from dgseg.training.storage import Storage
 from dgseg.runs.sweep import plots, summary
 from dgseg.runs.sweep.main import PROG, Asked
 from dgseg.runs.sweep.record import Record, TrialRecord, best
 from dgseg.runs.sweep.show import Screen
 from dgseg.runs.sweep.space import Parameter, applied
 from dgseg.runs.sweep.sweep import Recorder, Sweep, SweepConfig, fitting, objective
+from dgseg.training.recipe import Recipe
+from dgseg.training.storage import Storage
 
 if TYPE_CHECKING:
     from dgseg.runs.sweep.tracked import Parent

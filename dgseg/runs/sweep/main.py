@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from dgseg.runs.launch.cluster import make_private
 from dgseg.runs.launch.command import Command, parse
 from dgseg.runs.launch.main import checked, plainly
-from dgseg.training.recipe import Recipe
 from dgseg.runs.sweep.space import Parameter, chosen
+from dgseg.training.recipe import Recipe
 
 Spaces = Callable[[Recipe], Sequence[Parameter]]
 PROG = "sweep.py"

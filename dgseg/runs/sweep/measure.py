@@ -17,18 +17,18 @@ from typing import Any, Self
 
 import psutil
 
+from dgseg.machine import machine
 from dgseg.runs.launch.cluster import cluster
 from dgseg.runs.launch.command import Command
 from dgseg.runs.launch.local import run_here
 from dgseg.runs.launch.records import maker
-from dgseg.machine import machine
-from dgseg.training.journal import FILE as JOURNAL
-from dgseg.training.storage import open_storage
 from dgseg.runs.sweep.conduct import conduct
 from dgseg.runs.sweep.main import Asked
 from dgseg.runs.sweep.record import Record, TrialRecord, trial_name
 from dgseg.runs.sweep.space import applied
 from dgseg.runs.sweep.sweep import of_trials
+from dgseg.training.journal import FILE as JOURNAL
+from dgseg.training.storage import open_storage
 
 TURN = 4.0  # seconds; Ray takes a process for lost after ten
 PATIENCE = 60.0  # seconds that a run has to save and end when the other has failed

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from dgseg.training.storage import Storage
 from dgseg.runs.sweep.space import Parameter
+from dgseg.training.storage import Storage
 
 FILE = "trials.json"
 # "stopped" is by a milestone; "running" in the record of a sweep that nobody runs: interrupted.

@@ -9,11 +9,11 @@ from typing import Any
 
 import optuna
 
-from dgseg.runs.launch.command import parse
 from dgseg.recipes import RECIPES, differences, named
-from dgseg.training.recipe import Recipe
+from dgseg.runs.launch.command import parse
 from dgseg.runs.sweep.record import TrialRecord, best, study
 from dgseg.runs.sweep.space import Parameter, applied, outside
+from dgseg.training.recipe import Recipe
 
 LEAST = 4  # scored trials below which importances are noise and nothing else
 

@@ -23,15 +23,15 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from dgseg.data import Dataset, from_spec
 from dgseg.data.files import FileDataset
 from dgseg.data.streets.domains import TARGETS
-from dgseg.runs.launch.command import Command
 from dgseg.recipes import to_yaml
-from dgseg.training.recipe import Recipe
-from dgseg.training.storage import Storage, open_storage
+from dgseg.runs.launch.command import Command
 from dgseg.runs.sweep.cuts import Cuts
 from dgseg.runs.sweep.record import Record, TrialRecord
 from dgseg.runs.sweep.search import NUMBER, Milestones, RecordedSearch
 from dgseg.runs.sweep.space import Parameter
 from dgseg.runs.sweep.trial import Trial
+from dgseg.training.recipe import Recipe
+from dgseg.training.storage import Storage, open_storage
 
 SETTINGS, TUNE = "sweep.json", "tune"
 DEPTH = 2  # milestones: at steps / factor² and steps / factor

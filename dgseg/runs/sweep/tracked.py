@@ -11,11 +11,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
+from dgseg.runs.sweep.record import TrialRecord, best
 from dgseg.runs.tracking import place
 from dgseg.runs.tracking.follow import replay
 from dgseg.runs.tracking.listener import MlflowConfig, TrackingWarning
 from dgseg.runs.tracking.spool import CLOSING, IDENTITY, read_json
-from dgseg.runs.sweep.record import TrialRecord, best
 
 _TEXT = 6000  # bytes that MLflow keeps of a parameter
 

@@ -11,10 +11,10 @@ from ray import tune
 from dgseg.runs.launch.command import Command
 from dgseg.runs.launch.ray import run_on_ray
 from dgseg.runs.launch.records import made
-from dgseg.training.listener import Listener, ScoreReport
 from dgseg.runs.sweep.record import trial_name
 from dgseg.runs.sweep.search import NUMBER
 from dgseg.runs.sweep.space import applied
+from dgseg.training.listener import Listener, ScoreReport
 
 
 class Ear(Listener):

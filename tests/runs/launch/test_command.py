@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dgseg.cli import main as dgseg
+from dgseg.recipes import RECIPES, flatten, named, override, to_yaml
 from dgseg.runs.launch.command import Command, parse
 from dgseg.runs.launch.config import LaunchConfig
 from dgseg.runs.launch.main import checked
-from dgseg.recipes import RECIPES, flatten, named, override, to_yaml
 from dgseg.training.run import RunConfig
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from dgseg.recipes import to_yaml
 from dgseg.runs.launch.cluster import PRIVATE
 from dgseg.runs.launch.local import run_here
-from dgseg.recipes import to_yaml
 from tests.runs.launch.support import command, journalled
 from tests.training.harness import tiny
 

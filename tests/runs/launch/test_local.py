@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dgseg.recipes import to_yaml
 from dgseg.runs.launch.failures import WorkerFailed, passing
 from dgseg.runs.launch.local import run_here
-from dgseg.recipes import to_yaml
 from dgseg.training import NonFiniteLoss
 from dgseg.training.checkpoint import CheckpointError
 from tests.runs.launch.support import attempts, command, disturbed, weights

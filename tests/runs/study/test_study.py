@@ -21,7 +21,18 @@ from dgseg.objectives import with_median_frequency
 from dgseg.recipes import differences, named, override
 from dgseg.runs.study import report
 from dgseg.runs.study.execute import execute, finished, plan
-from dgseg.runs.study.grids import BUDGETS, CENTRE, GRIDS, Budget, Grid, Row, misaligned, misalignment, with_rows, within
+from dgseg.runs.study.grids import (
+    BUDGETS,
+    CENTRE,
+    GRIDS,
+    Budget,
+    Grid,
+    Row,
+    misaligned,
+    misalignment,
+    with_rows,
+    within,
+)
 from dgseg.runs.study.report import compared
 from dgseg.runs.study.statistics import SeedDifference
 from dgseg.training import Listener, RunConfig, assemble, train

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dgseg.recipes import from_yaml, named, override
-from dgseg.training.storage import open_storage
 from dgseg.runs.sweep.conduct import SUMMARY, write
 from dgseg.runs.sweep.record import Record, TrialRecord, best
 from dgseg.runs.sweep.search import NUMBER, Milestones, RecordedSearch
 from dgseg.runs.sweep.space import applied, chosen
 from dgseg.runs.sweep.summary import importances
 from dgseg.runs.sweep.sweep import milestones
+from dgseg.training.storage import open_storage
 from tests.runs.sweep.made import trials
 from tuning.spaces import spaces
 

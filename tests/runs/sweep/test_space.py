@@ -7,14 +7,14 @@ import optuna
 import pytest
 
 from dgseg.data.datasets.acdc import CONDITIONS
-from dgseg.runs.launch.command import parse
 from dgseg.recipes import RECIPES, flatten, named, override
-from dgseg.training.recipe import Recipe
+from dgseg.runs.launch.command import parse
 from dgseg.runs.sweep.main import read
 from dgseg.runs.sweep.record import study
 from dgseg.runs.sweep.space import applied, chosen, defaults, outside
 from dgseg.runs.sweep.summary import command
 from dgseg.runs.sweep.sweep import objective, of_trials
+from dgseg.training.recipe import Recipe
 from tests.training.harness import tiny
 from tuning.spaces import spaces
 
