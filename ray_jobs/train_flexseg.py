@@ -1,4 +1,4 @@
-"""Trains a recipe on Ray; without arguments FLEX-Seg on the streets world.
+"""`dgseg train --on ray` as a script that a cluster takes; without arguments FLEX-Seg on the streets world.
 
     python ray_jobs/train_flexseg.py --workers 2                     on this machine, which needs no cluster
     ray job submit -- python ray_jobs/train_flexseg.py flexseg-daformer --workers 8 --data.batch_size 16
@@ -9,7 +9,7 @@ README.md beside this file says how the package and the runs' folder get to a cl
 
 import sys
 
-from dgseg.runs.launch.main import on_ray
+from dgseg.cli import main
 
 if __name__ == "__main__":
-    sys.exit(on_ray(sys.argv[1:], prog="train_flexseg.py"))
+    sys.exit(main(["train", *sys.argv[1:], "--on", "ray"]))

@@ -158,7 +158,7 @@ def _study(folder: Path) -> str:
 
 def _sweep(folder: Path) -> str:
     command = (
-        *(sys.executable, "tuning/sweep.py", "flexseg-streets", "--trials", "2", "--name", "sweep"),
+        *(sys.executable, "-m", "dgseg", "sweep", "flexseg-streets", "--trials", "2", "--name", "sweep"),
         *("--storage", str(folder), "--no-mlflow", "--schedule.steps", "6", "--schedule.warmup", "1"),
         *("--data.batch_size", "4", "--data.loaders", "0", "--data.test", "--train.evaluate_every", "2"),
         *("--data.validation", f"streets=dusk@val,length=2,size={SIZE}", "--cpus-per-worker", "1", "--device", "cpu"),

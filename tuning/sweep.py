@@ -1,17 +1,13 @@
-"""Searches a recipe's settings; without arguments FLEX-Seg's on the streets world.
+"""`dgseg sweep` under its older name; without arguments it searches FLEX-Seg's settings on the streets world.
 
-    python tuning/sweep.py flexseg-streets --trials 16 --name first          on this machine, which needs no cluster
-    ray job submit -- python tuning/sweep.py flexseg-daformer --workers 4    on the cluster
-    python tuning/sweep.py flexseg-streets --help                            what is searched, and every flag
-
-spaces.py beside this file says what is searched and why, README.md how to go about it.
+python tuning/sweep.py flexseg-streets --trials 16 --name first          on this machine, which needs no cluster
+ray job submit -- python tuning/sweep.py flexseg-daformer --workers 4    on the cluster
+python tuning/sweep.py flexseg-streets --help                            what is searched, and every flag
 """
 
 import sys
 
-from spaces import spaces
-
-from dgseg.runs.sweep.main import main
+from dgseg.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], spaces))
+    sys.exit(main(["sweep", *sys.argv[1:]]))

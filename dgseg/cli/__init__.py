@@ -25,8 +25,12 @@ VERBS = {
     "predict": ("dgseg.cli.predict", "label maps and overlays of images, folders and frames"),
     "profile": ("dgseg.cli.profile", "what models cost: parameters, FLOPs, latency, memory"),
     "study": ("dgseg.cli.study", "the ablation, and other grids of runs that answer a question"),
+    "sweep": ("dgseg.cli.sweep", "search a recipe's settings by trials that are judged on validation domains"),
     "tracking": ("dgseg.cli.tracking", "runs' records in MLflow"),
-    "train": ("dgseg.cli.train", "train a recipe on this machine; --help lists the recipes and all their fields"),
+    "train": (
+        "dgseg.cli.train",
+        "train a recipe, here or on Ray; --help lists the recipes and all their fields",
+    ),
 }
 
 # Flags that take an address; every other word of a command line is a place on this machine.

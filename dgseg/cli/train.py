@@ -1,9 +1,9 @@
-"""dgseg train <recipe>: a run on this machine; on a cluster, ray_jobs/train_flexseg.py takes the same command line."""
+"""dgseg train <recipe>: a run on this machine, or with --on ray on a cluster."""
 
 from collections.abc import Sequence
 
 
 def command_line(argv: Sequence[str]) -> int:
-    from dgseg.runs.launch.main import here
+    from dgseg.runs.launch.main import train_command
 
-    return here(argv)
+    return train_command(argv)

@@ -1,10 +1,13 @@
 """On how many machines a recipe runs, and what happens when one is lost."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class LaunchConfig:
+    on: Literal["local", "ray"] = "local"
+    """local: processes of this machine; ray: a cluster (--address), or a Ray of its own on this machine"""
     workers: int = 1
     """processes that train together; the results are the same for any number"""
     min_workers: int | None = None

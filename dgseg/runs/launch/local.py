@@ -29,11 +29,11 @@ def run_here(command: Command, *, listeners: Callable[[], Sequence[Listener]] = 
     """`listeners` makes them, in the workers."""
     launch = command.launch
     if launch.min_workers is not None or launch.address is not None:
-        raise ValueError("--min-workers and --address are for Ray: ray_jobs/train_flexseg.py takes them")
+        raise ValueError("--min-workers and --address are for Ray: add --on ray")
     if launch.gpus_per_worker:
         raise ValueError(
-            "--gpus-per-worker is for Ray, which sets GPUs aside: ray_jobs/train_flexseg.py takes it. Here each worker "
-            "takes one of this machine's, and --device cuda makes that a condition"
+            "--gpus-per-worker is for Ray, which sets GPUs aside: add --on ray. Here each worker takes one of this "
+            "machine's, and --device cuda makes that a condition"
         )
     started = int(os.environ.get("WORLD_SIZE", "0"))
     if started and launch.workers not in (1, started):

@@ -1,4 +1,4 @@
-"""From a command line to a run: what `dgseg train` and ray_jobs/train_flexseg.py are."""
+"""From a command line to a run: what `dgseg train` is, on this machine and on Ray."""
 
 import os
 import sys
@@ -23,26 +23,25 @@ if TYPE_CHECKING:
     from dgseg.runs.tracking.listener import MlflowConfig
 
 
-def here(argv: Sequence[str], prog: str = "dgseg train") -> int:
-    """On this machine, without Ray."""
+def train_command(argv: Sequence[str], prog: str = "dgseg train") -> int:
     with plainly(prog):
         command = checked(parse(argv, prog=prog))
-        config = tracking(command.launch)
-        result = run_here(command, listeners=maker(config, shown=True))
+        return _train_on_ray(command) if command.launch.on == "ray" else _train_local(command)
+
+
+def _train_local(command: Command) -> int:
+    config = tracking(command.launch)
+    return status(command, run_here(command, listeners=maker(config, shown=True)), config)
+
+
+def _train_on_ray(command: Command) -> int:
+    with cluster(command.launch) as launch:
+        from dgseg.runs.launch.ray import run_on_ray
+
+        command = replace(command, launch=launch)
+        config = tracking(launch)
+        result = run_on_ray(command, listeners=maker(config, shown=False), screen=[Progress()])
         return status(command, result, config)
-
-
-def on_ray(argv: Sequence[str], prog: str) -> int:
-    """On the cluster that --address or RAY_ADDRESS names, or on one that is started for it."""
-    with plainly(prog):
-        command = checked(parse(argv, prog=prog))
-        with cluster(command.launch) as launch:
-            from dgseg.runs.launch.ray import run_on_ray
-
-            command = replace(command, launch=launch)
-            config = tracking(launch)
-            result = run_on_ray(command, listeners=maker(config, shown=False), screen=[Progress()])
-            return status(command, result, config)
 
 
 @contextmanager

@@ -1,18 +1,16 @@
-"""The command line of tuning/sweep.py: the sweep's flags, and everything that `dgseg train` takes for its trials."""
+"""The command line of `dgseg sweep`: the sweep's flags, and everything that `dgseg train` takes for its trials."""
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dgseg.runs.launch.cluster import make_private
 from dgseg.runs.launch.command import Command, parse
 from dgseg.runs.launch.main import checked, plainly
-from dgseg.runs.sweep.space import Parameter, chosen
-from dgseg.training.recipe import Recipe
+from dgseg.runs.sweep.space import Parameter, chosen, load_spaces, spaces
 
-Spaces = Callable[[Recipe], Sequence[Parameter]]
-PROG = "sweep.py"
+PROG = "dgseg sweep"
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,15 @@ class Asked:
         return self.command.launch.address is None and not os.environ.get("RAY_ADDRESS")
 
 
-def read(argv: Sequence[str], spaces: Spaces) -> Asked:
+def read(argv: Sequence[str]) -> Asked:
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
+    searched = load_spaces(options.space) if options.space else spaces
     if options.help:
         recipe = parse(rest, prog=PROG).recipe
         parser.print_help()
         print(f"\nwhat may be searched of {recipe.name}:")
-        for each in spaces(recipe):
+        for each in searched(recipe):
             usual = "  (searched unless --search names others)" if each.usual else ""
             print(f"  {each.name}{usual}\n      {each.distribution}\n      {each.why}")
         raise SystemExit(0)
@@ -42,12 +41,12 @@ def read(argv: Sequence[str], spaces: Spaces) -> Asked:
         raise ValueError("--stop-after is for single runs: a sweep's trials stop at milestones")
     if options.concurrent is not None and options.concurrent < 1:
         raise ValueError(f"--concurrent is {options.concurrent}; it must be at least 1")
-    return Asked(command, options, chosen(spaces(command.recipe), options.search))
+    return Asked(command, options, chosen(searched(command.recipe), options.search))
 
 
-def main(argv: Sequence[str], spaces: Spaces) -> int:
+def sweep_command(argv: Sequence[str]) -> int:
     with plainly(PROG):
-        asked = read(argv, spaces)
+        asked = read(argv)
         if asked.own_cluster:
             make_private()  # before Ray is imported, which the rest does
         if asked.options.measure:
@@ -79,7 +78,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIELD",
         help="which fields, as objective.ube.alpha or ube.alpha, or all",
     )
-    add("--on", metavar="DOMAIN", help="the domain of data.validation that decides; without it the mean of all")
+    add("--space", metavar="FILE.py", help="a file with a function spaces(recipe), instead of the sweep's own list")
+    add(
+        "--domain",
+        "--on",
+        dest="on",
+        metavar="DOMAIN",
+        help="the domain of data.validation that decides; without it the mean of all",
+    )
     add("--searcher", choices=("tpe", "random"), default="tpe", help="Optuna's TPE, or chance (%(default)s)")
     add(
         "--scheduler",

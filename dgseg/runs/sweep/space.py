@@ -1,8 +1,14 @@
-"""What is searched: fields of a recipe by their dotted names, each with a distribution and a reason."""
+"""What a sweep searches: fields of a recipe by their dotted names, each with a distribution and a reason.
+
+`spaces` is the list. A recipe is searched over those of the fields that it has; --search names others than the usual
+ones, and --space FILE.py takes a list of one's own.
+"""
 
 import difflib
-from collections.abc import Mapping, Sequence
+import runpy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -10,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from dgseg.recipes import flatten, override
 from dgseg.training.recipe import Recipe
 
+Spaces = Callable[[Recipe], Sequence["Parameter"]]
 Values = Mapping[str, Any]  # dotted name -> value; a tuple is text, as on the command line: "[1, 2, 4]"
 
 
@@ -43,7 +50,7 @@ def parameter(recipe: Recipe, name: str, distribution: BaseDistribution, why: st
 def chosen(parameters: Sequence[Parameter], names: Sequence[str]) -> list[Parameter]:
     """By dotted names or their last parts ("ube.alpha"); "all" is every one, and no name the usual ones."""
     if not parameters:
-        raise ValueError("this recipe has no field that tuning/spaces.py searches")
+        raise ValueError("this recipe has no field that the sweep's space searches: name one with --space FILE.py")
     if not names:
         return [each for each in parameters if each.usual] or list(parameters)
     if list(names) == ["all"]:
@@ -82,3 +89,79 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
 
 def applied(recipe: Recipe, values: Values) -> Recipe:
     return override(recipe, values)
+
+
+def spaces(recipe: Recipe) -> list[Parameter]:
+    rate = recipe.optimizer.lr
+    hardness = recipe.sampler.hardness
+    updates = recipe.schedule.steps / hardness.window if hardness else 1.0
+    found = [
+        parameter(
+            recipe,
+            "objective.ube.alpha",
+            FloatDistribution(0.5, 12.0, log=True),
+            "How much more a boundary pixel weighs: below 1 it hardly does, beyond 10 little else is learnt.",
+        ),
+        parameter(
+            recipe,
+            "objective.gap.temperature",
+            FloatDistribution(0.03, 0.3, log=True),
+            "τ decides whether the nearest wrong prototypes repel a pixel alone (low), or all alike (high).",
+        ),
+        parameter(
+            recipe,
+            "objective.gap.weight",
+            FloatDistribution(0.05, 2.0, log=True),
+            "λ_gap sets contrast against cross-entropy, whose sizes differ with the number of classes and τ.",
+        ),
+        parameter(
+            recipe,
+            "sampler.hardness.steepness",
+            FloatDistribution(0.005, 0.5, log=True),
+            "k turns the change from random draws to hard ones into a slope over the whole run (low) or a step (high).",
+        ),
+        parameter(
+            recipe,
+            "sampler.hardness.midpoint",
+            FloatDistribution(0.2 * updates, 0.8 * updates),
+            "When half of the draws are by loss: too early, the losses are still noise; too late, it changes nothing.",
+            default=_half(hardness.midpoint if hardness else None, updates),
+            usual=False,
+        ),
+        parameter(
+            recipe,
+            "sampler.hardness.temperature",
+            FloatDistribution(0.1, 3.0, log=True),
+            "τ_HAS: at 1 a softmax over losses is nearly flat, at 0.1 a few images are all that is drawn.",
+            usual=False,
+        ),
+        parameter(
+            recipe,
+            "objective.gap.radii",
+            CategoricalDistribution(["[1, 2, 4]", "[1, 3, 6]", "[2, 4, 8]", "[1, 2, 3]"]),
+            "The bands should be as wide as images stray from their labels, which differs with size and generator.",
+            usual=False,
+        ),
+        parameter(
+            recipe,
+            "optimizer.lr",
+            FloatDistribution(rate / 4, rate * 4, log=True),
+            "Losses that are added change the gradient's size, so the best rate of the baseline need not stay best.",
+            usual=False,
+        ),
+    ]
+    return [each for each in found if each is not None]
+
+
+def _half(midpoint: float | None, updates: float) -> float:
+    return updates / 2 if midpoint is None else midpoint
+
+
+def load_spaces(path: str) -> Spaces:
+    """The function `spaces` of a user's file, which imports `parameter` from here."""
+    if not Path(path).is_file():
+        raise ValueError(f"--space {path}: there is no such file")
+    found = runpy.run_path(path).get("spaces")
+    if not callable(found):
+        raise ValueError(f"--space {path}: it defines no function spaces(recipe); tuning/README.md has an example")
+    return lambda recipe: [each for each in found(recipe) if each is not None]

@@ -14,12 +14,11 @@ from dgseg.recipes import from_yaml, named, override
 from dgseg.runs.sweep.conduct import SUMMARY, write
 from dgseg.runs.sweep.record import Record, TrialRecord, best
 from dgseg.runs.sweep.search import NUMBER, Milestones, RecordedSearch
-from dgseg.runs.sweep.space import applied, chosen
+from dgseg.runs.sweep.space import applied, chosen, spaces
 from dgseg.runs.sweep.summary import importances
 from dgseg.runs.sweep.sweep import milestones
 from dgseg.training.storage import open_storage
 from tests.runs.sweep.made import trials
-from tuning.spaces import spaces
 
 RECIPE = named("flexseg-streets")
 USUAL = chosen(spaces(RECIPE), [])

@@ -11,12 +11,11 @@ from dgseg.recipes import RECIPES, flatten, named, override
 from dgseg.runs.launch.command import parse
 from dgseg.runs.sweep.main import read
 from dgseg.runs.sweep.record import study
-from dgseg.runs.sweep.space import applied, chosen, defaults, outside
+from dgseg.runs.sweep.space import applied, chosen, defaults, outside, spaces
 from dgseg.runs.sweep.summary import command
 from dgseg.runs.sweep.sweep import objective, of_trials
 from dgseg.training.recipe import Recipe
 from tests.training.harness import tiny
-from tuning.spaces import spaces
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -145,17 +144,34 @@ def test_the_command_line_reads_both_kinds_of_flags() -> None:
             "x",
             "--workers",
             "2",
-        ],
-        spaces,
+        ]
     )
     assert asked.options.trials == 5
     assert [each.name for each in asked.parameters] == ["optimizer.lr"]
     assert asked.command.recipe.schedule.steps == 300
     assert (asked.command.run.name, asked.command.launch.workers) == ("x", 2)
     with pytest.raises(ValueError, match="stop-after"):
-        read(["flexseg-streets", "--stop-after", "3"], spaces)
+        read(["flexseg-streets", "--stop-after", "3"])
     with pytest.raises(ValueError, match="--concurrent is 0"):
-        read(["flexseg-streets", "--concurrent", "0"], spaces)
+        read(["flexseg-streets", "--concurrent", "0"])
+
+
+def test_what_is_searched_may_stand_in_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("""
+from optuna.distributions import FloatDistribution
+from dgseg.runs.sweep.space import parameter
+
+def spaces(recipe):
+    return [parameter(recipe, "optimizer.weight_decay", FloatDistribution(0.0, 0.1), "How much weights are held back.")]
+""")
+    asked = read(["flexseg-streets", "--space", str(file)])
+    assert [(each.name, each.default) for each in asked.parameters] == [("optimizer.weight_decay", 0.01)]
+    file.write_text("spaces = 3")
+    with pytest.raises(ValueError, match=r"mine.py: it defines no function spaces"):
+        read(["flexseg-streets", "--space", str(file)])
+    with pytest.raises(ValueError, match="there is no such file"):
+        read(["flexseg-streets", "--space", str(tmp_path / "none.py")])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def start(folder: Path, *more: str) -> "subprocess.Popen[str]":
     recipe = tiny({"schedule.steps": 18, "train.evaluate_every": 2})
     (folder / "recipe.yaml").write_text(to_yaml(recipe))
-    line = [sys.executable, str(ROOT / "tuning" / "sweep.py"), "--recipe", "recipe.yaml", "--name", "mine"]
+    line = [sys.executable, "-m", "dgseg", "sweep", "--recipe", "recipe.yaml", "--name", "mine"]
     line += ["--device", "cpu", "--cpus-per-worker", "1", "--concurrent", "2", "--trials", "3", *more]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))}
     environment.pop("RAY_ADDRESS", None)
