@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dgseg.models.checkpointing import checkpointed
 from dgseg.models.prediction import Prediction
+from dgseg.ops.constants import constant
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -54,9 +55,9 @@ class SegmentationModel(nn.Module, ABC):
         return module(*inputs)
 
     def normalise(self, images: Tensor) -> Tensor:
-        # Two constants, made on the device: no buffers, hence nothing in a state dict, and meta builds stay cheap.
-        mean = torch.tensor(self.mean, device=images.device).mul_(255).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).mul_(255).view(1, 3, 1, 1)
+        # Two constants, filled on the device: no buffers, hence nothing in a state dict, and meta builds stay cheap.
+        mean = constant(self.mean, images.device).mul_(255).view(1, 3, 1, 1)
+        std = constant(self.std, images.device).mul_(255).view(1, 3, 1, 1)
         return (images.float() - mean) / std
 
     def check(self, images: Tensor, *, minimum: int | None = None) -> None:

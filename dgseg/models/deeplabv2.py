@@ -7,12 +7,12 @@ Its authors' dense CRF, a post-processing, is left out: the library for it, pyde
 not on the package index for current Pythons.
 """
 
-import torch
 from torch import Tensor, nn
 
 from dgseg.models.backbones.resnet import ResNet, build_resnet, dilate, stride_in_first_convolution
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Aux, Prediction
+from dgseg.ops.constants import constant
 
 BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)  # of 0..255
 
@@ -78,7 +78,7 @@ class DeepLabV2(SegmentationModel):
     def normalise(self, images: Tensor) -> Tensor:
         if not self.bgr:
             return super().normalise(images)
-        mean = torch.tensor(BGR_MEAN, device=images.device).view(1, 3, 1, 1)
+        mean = constant(BGR_MEAN, images.device).view(1, 3, 1, 1)
         return images.flip(1).float() - mean
 
     def predict(self, images: Tensor, *, seed: int, step: int) -> Prediction:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dgseg.models.prediction import Prediction
 from dgseg.ops import across_ranks
+from dgseg.ops.constants import constant
 
 
 def targets(labels_NHW: Tensor, num_classes: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -75,10 +76,7 @@ def mask_loss(
     queries = layers[0][0].shape[1]
     matched = sum(min(len(each), queries) for each in classes)
     unmatched = queries * len(labels) - matched
-    counts = torch.tensor(
-        [float(sum(map(len, classes))), matched + config.no_object_weight * unmatched],
-        device=device,
-    )
+    counts = constant([float(sum(map(len, classes))), matched + config.no_object_weight * unmatched], device)
     ranks = 1 if group is None else dist.get_world_size(group)
     criterion.masks, criterion.class_weight = (across_ranks.total(counts, group) / ranks).unbind()
     criterion.masks = criterion.masks.clamp(min=1 / ranks)  # at least one of all ranks together

@@ -17,6 +17,7 @@ from dgseg.models.build import build
 from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import Objective, OwnOptimizer, ParameterGroup, StepContext, weighted
 from dgseg.ops import across_ranks
+from dgseg.ops.constants import constant
 
 TARGET = "target"  # the view that the domain to adapt to is
 PUBLISHED = OwnOptimizer(lr=1e-4, betas=(0.9, 0.99), power=0.9)
@@ -105,4 +106,4 @@ def _cross_entropies(verdicts: list[Tensor], is_source: list[bool], context: Ste
         # -log sigmoid(x) where it is the source, -log sigmoid(-x) where it is not
         sums.append(F.softplus(-logits if truth else logits).sum())
         counts.append(logits.numel())
-    return across_ranks.mean(torch.stack(sums), torch.tensor(counts, device=sums[0].device), context.group)
+    return across_ranks.mean(torch.stack(sums), constant(counts, sums[0].device), context.group)

@@ -19,6 +19,7 @@ from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import ORIGINAL, Objective, StepContext, weighted
 from dgseg.objectives.pixels import feature_channels, feature_map
 from dgseg.ops import across_ranks
+from dgseg.ops.constants import constant
 
 EPS = 1e-5  # on the diagonal of every covariance
 
@@ -92,7 +93,7 @@ class CovarianceAlignment(Objective):
                 per_image["ccl"].append(self._cross_loss(targets, maps))
         terms = list(self.weights)
         sums = torch.stack([torch.stack(per_image[term]).mean(0).sum() for term in terms])
-        images = torch.tensor(len(batch.draws), device=sums.device)
+        images = constant(len(batch.draws), sums.device)
         losses = across_ranks.mean(sums, images, context.group).unbind()
         self._metrics = {f"{term}_unweighted": loss.detach() for term, loss in zip(terms, losses, strict=True)}
         return {

@@ -17,6 +17,7 @@ from dgseg.models.build import build
 from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import Objective, StepContext, weighted
 from dgseg.ops import across_ranks
+from dgseg.ops.constants import constant
 
 # traffic light, traffic sign, person, rider, car, truck, bus, train, motorcycle, bicycle
 THINGS = (6, 7, *range(11, len(CLASSES)))
@@ -118,6 +119,6 @@ class FeatureDistance(Objective):
 
 def thing_cells(labels: Tensor, size: Sequence[int], things: Sequence[int], share: float) -> Tensor:
     """bool [N, h, w]: at least this share of the cell's label pixels, void ones counted, is of one thing class."""
-    classes = torch.tensor(things, device=labels.device, dtype=labels.dtype)[:, None, None]
+    classes = constant(things, labels.device, dtype=labels.dtype)[:, None, None]
     of_class = (labels[:, None] == classes).float()
     return (F.adaptive_avg_pool2d(of_class, (size[0], size[1])) >= share).any(1)

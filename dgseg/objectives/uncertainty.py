@@ -19,6 +19,7 @@ from dgseg.models.prediction import Prediction
 from dgseg.objectives.base import ORIGINAL, Objective, StepContext, trainable, weighted
 from dgseg.objectives.cross_entropy import CrossEntropy, CrossEntropyConfig
 from dgseg.ops import across_ranks
+from dgseg.ops.constants import constant
 from dgseg.ops.prototype_ema.order import pixel_keys
 
 
@@ -170,7 +171,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, local: Tensor, group: dist.ProcessGroup) -> Tensor:  # type: ignore[no-untyped-def]
-        lengths = across_ranks.gather(torch.tensor([len(local)], device=local.device), group).flatten().tolist()
+        lengths = across_ranks.gather(constant([len(local)], local.device), group).flatten().tolist()
         padded = local.new_zeros(max(lengths), *local.shape[1:])
         padded[: len(local)] = local
         parts = across_ranks.gather(padded.flatten(), group).view(-1, *padded.shape)

@@ -21,6 +21,7 @@ from dgseg.objectives.base import ORIGINAL, Objective, StepContext, weighted
 from dgseg.objectives.covariance import as_matrices, self_covariance
 from dgseg.objectives.pixels import feature_channels, feature_map
 from dgseg.ops import across_ranks
+from dgseg.ops.constants import constant
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Whitening(Objective):
         for map_NCP, mask_CC in zip(maps, masks, strict=True):
             total_N = (self_covariance(map_NCP).abs() * mask_CC).sum((1, 2))
             per_image.append((total_N / mask_CC.sum().clamp(min=1) - self.margin).clamp(min=0))
-        images = torch.tensor(len(maps[0]), device=maps[0].device)
+        images = constant(len(maps[0]), maps[0].device)
         loss = across_ranks.mean(torch.stack(per_image).mean(0).sum(), images, context.group)
         self._metrics = {"unweighted": loss.detach()}
         self._metrics |= {f"masked_{feature}": mask.sum() for feature, mask in zip(self.features, masks, strict=True)}
@@ -142,7 +143,7 @@ class Whitening(Objective):
                 f"objective {self.name!r} measures variance between {self.view!r} and {self.other!r}; the model was "
                 f"run on: {', '.join(outputs)}. An augmentation with both views is BlindNet's"
             )
-        pairs = torch.tensor(len(maps[0]), device=maps[0].device)
+        pairs = constant(len(maps[0]), maps[0].device)
         self.pairs += summed(pairs, context)
         for feature, map_NCP in zip(self.features, maps, strict=True):
             other_NCP = as_matrices(feature_map(self.name, outputs[self.other], feature), False)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dgseg.objectives.base import ImageLosses
 from dgseg.ops import across_ranks
+from dgseg.ops.constants import constant
 from dgseg.training.world import World
 
 
@@ -75,7 +76,7 @@ def post(
     device = next(iter(terms.values())).device
     count = len(indices) if images is not None else 0
     flat = torch.stack([term.detach().to(torch.float64) for term in terms.values()])
-    parts = [flat, torch.tensor([float(stop)], dtype=torch.float64).to(device, non_blocking=True)]
+    parts = [flat, constant([float(stop)], device, dtype=torch.float64)]
     if images is not None:
         parts += [indices.to(device, torch.float64), images.losses.to(torch.float64), images.valid.to(torch.float64)]
     values = torch.cat(parts)

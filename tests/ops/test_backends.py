@@ -1,5 +1,6 @@
 """What serves the operators: on a tested device never the reference, which would be compared with itself."""
 
+import importlib
 import os
 
 import pytest
@@ -21,3 +22,30 @@ def test_meta_tensors_have_shapes():
     assert boundary_bands(labels, (1, 2), stride=2).shape == (2, 5, 7)
     logits = torch.empty(2, 4, 9, 13, device="meta")
     assert segmentation_counts(logits, labels, num_classes=4).shape == (4, 5)
+
+
+class Entered(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("operator", "functions"),
+    {
+        "entropy_weighted_cross_entropy": ("_cuda_pixels", "_cuda_loss", "_cuda_backward"),
+        "focal_dice": ("_cuda_sums", "_cuda_backward"),
+        "prototype_info_nce": ("_cuda_forward", "_cuda_backward"),
+        "prototype_ema": ("_sums_cuda",),
+    }.items(),
+)
+def test_triton_launches_on_the_device_of_its_tensors(operator, functions, monkeypatch):
+    """Triton launches on the current device, wherever the tensors are."""
+    pytest.importorskip("triton")
+
+    def device_of(tensor):
+        raise Entered
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    room = importlib.import_module(f"dgseg.ops.{operator}")
+    for name in functions:
+        with pytest.raises(Entered):
+            getattr(room, name)(*[torch.ones(1)] * 8)

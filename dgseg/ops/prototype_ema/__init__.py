@@ -67,7 +67,8 @@ if _backends.has_triton():
     ) -> Tensor:
         from dgseg.ops.prototype_ema.triton import weighted_sums  # triton is imported by the first call on a GPU
 
-        return weighted_sums(features, labels, bands, ranks, scales, fades, powers, nested)
+        with torch.cuda.device_of(features):
+            return weighted_sums(features, labels, bands, ranks, scales, fades, powers, nested)
 
 
 _KERNELS = Functions(torch.ops.dgseg.prototype_ema_ranks, torch.ops.dgseg.prototype_weighted_sums)
