@@ -48,7 +48,8 @@ def test_triton_launches_on_the_device_of_its_tensors(operator, functions, monke
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
     room = importlib.import_module(f"dgseg.ops.{operator}")
     for name in functions:
+        function = getattr(room, name)
+        some = [p for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        tensors = [torch.ones(1)] * max(len(some), 2)
         with pytest.raises(Entered):
-            function = getattr(room, name)
-            some = [p for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-            function(*[torch.ones(1)] * max(len(some), 2))
+            function(*tensors)
