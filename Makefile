@@ -10,6 +10,8 @@ BENCH_ARGS ?=
 TRAIN_ARGS ?=
 FINGERPRINT_ARGS ?=
 GPU_PROOF_OUT ?= gpu-proof-out
+# Such as --minutes 5.
+GPU_PROOF_ARGS ?=
 # AUTO compiles CUDA kernels where nvcc is found. One's own GPU alone: make build DGSEG_CUDA_ARCHITECTURES=90
 export DGSEG_CUDA ?= AUTO
 export DGSEG_CUDA_ARCHITECTURES ?= 80;90;100
@@ -90,8 +92,8 @@ format: $(INSTALLED)  ## rewrite the sources as lint wants them
 bench: build  ## time the operators against what one would use instead; BENCH_ARGS='--op boundary_bands'
 	$(BIN)/dgseg bench ops $(BENCH_ARGS)
 
-gpu-proof:  ## on a GPU machine: build, tests, compute-sanitizer, benchmark; needs no .venv and no network
-	PYTHON='$(PYTHON)' scripts/gpu-proof $(GPU_PROOF_OUT)
+gpu-proof:  ## on a GPU machine: build, benchmark, tests, compute-sanitizer; needs no .venv and no network
+	PYTHON='$(PYTHON)' '$(PYTHON)' scripts/gpu-proof $(GPU_PROOF_OUT) $(GPU_PROOF_ARGS)
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist *.egg-info dgseg/_lib dgseg/_host*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
