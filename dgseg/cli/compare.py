@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="COLUMN",
-        help="domains, averages, fog/iou for all classes, fog/iou/road, fog/macc, or fields of the recipe; default: "
-        "every average and domain",
+        help="fog (short for fog/miou), adverse, fog/iou for all classes, fog/iou/road, fog/macc, or fields of the "
+        "recipe; default: every average and domain",
     )
     how.add_argument(
         "--profile",

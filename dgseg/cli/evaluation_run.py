@@ -1,33 +1,23 @@
 """An evaluation kept as an MLflow run. Scores are never lost to it: a server that is down costs a line on stderr."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dgseg.evaluation.result import Evaluation
+from dgseg.evaluation import Evaluation, flat_scores
 
-_SCORES = ("miou", "macc", "pixel_accuracy", "images", "corrupt")
 DEFAULT_STORE = "sqlite:///mlflow.db"
 
 
 def metrics(found: Evaluation) -> dict[str, float]:
-    """Fractions; "acdc/fog" is acdc.fog, because MLflow's file store makes a folder of every slash."""
-    values = dict(found.averages())
-    for domain, result in found.as_dict()["domains"].items():
-        name = domain.replace("/", ".")
-        values |= {
-            f"{name}/{score}": result[score] for score in ("miou", "macc", "pixel_accuracy", "images", "corrupt")
-        }
-        values |= {f"{name}/iou/{of}": value for of, value in result["iou"].items()}
-        values |= {f"{name}/ece": result["calibration"]["ece"]} if "calibration" in result else {}
-        values |= {f"{name}/boundary_iou": result["boundary_iou"]["mean"]} if "boundary_iou" in result else {}
-        for kind, scores in result.get("ood", {}).items():
-            values |= {f"{name}/ood/{kind}/{metric}": scores[metric] for metric in ("auroc", "ap", "fpr95")}
-            for metric, value in scores.get("components", {}).items():
-                values[f"{name}/ood/{kind}/component_{metric}"] = value
-    return {name: float(value) for name, value in values.items() if value is not None}
+    """By the same names as a run's scores, so that MLflow's pages compare them."""
+    named = {domain: result.named_scores() for domain, result in found.domains.items()}
+    for domain, result in found.domains.items():
+        named[domain] |= {"images": result.images, "corrupt": result.corrupt}
+    return {name: value for name, value in flat_scores(named, found.averages()).items() if math.isfinite(value)}
 
 
 def keep(found: Evaluation, facts: Mapping[str, Any], experiment: str, report: Path | None) -> str:

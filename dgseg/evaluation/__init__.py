@@ -13,6 +13,7 @@ from dgseg.evaluation.confusion import SYNTHIA_16, Confusion, Scores
 from dgseg.evaluation.counting import Seeing
 from dgseg.evaluation.evaluate import evaluate
 from dgseg.evaluation.maps import outside_map, predicted_labels
+from dgseg.evaluation.names import flat_scores
 from dgseg.evaluation.ood import OodResult, OodScores, ood_metrics
 from dgseg.evaluation.protocols import PROTOCOLS, Protocol, protocol_named
 from dgseg.evaluation.result import DomainResult, Evaluation, class_names
@@ -38,6 +39,7 @@ __all__ = [
     "class_names",
     "entropy_map",
     "evaluate",
+    "flat_scores",
     "ood_metrics",
     "outside_map",
     "paired_bootstrap",

@@ -108,6 +108,23 @@ class DomainResult:
         images = self.per_image.merge(other.per_image) if self.per_image and other.per_image else None
         return replace(self, per_image=images)
 
+    def named_scores(self) -> dict[str, float]:
+        """By the names that follow the domain's (names.py); NaN for what has no score."""
+        scores, names = self.scores, class_names(self.confusion.num_classes)
+        named = {"miou": scores.miou, "macc": scores.macc, "pixel_accuracy": scores.pixel_accuracy}
+        named |= {f"iou/{names[c]}": float(iou) for c, iou in zip(scores.classes, scores.iou, strict=True)}
+        if self.calibration is not None:
+            named["ece"] = self.calibration.result().ece
+        if self.boundary_iou is not None:
+            named["boundary_iou"] = self.boundary_iou.mean_iou(self.classes)
+        for kind, tally in self.ood.items():
+            result = tally.result()
+            named |= {f"ood/{kind}/{metric}": float(getattr(result, metric)) for metric in METRICS}
+            if kind in self.components:
+                one = self.components[kind].result()
+                named |= {f"ood/{kind}/{metric}": getattr(one, metric) for metric in ("siou", "ppv", "f1")}
+        return named
+
     def as_dict(self, *, per_image: bool = False) -> dict[str, Any]:
         scores, names = self.scores, class_names(self.confusion.num_classes)
         chosen = [names[c] for c in scores.classes]

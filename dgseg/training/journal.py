@@ -37,13 +37,7 @@ class Journal(Listener):
         )
 
     def on_scores(self, report: ScoreReport) -> None:
-        self._add(
-            "scores",
-            report.step,
-            final=report.final,
-            averages=dict(report.averages),
-            scores={domain: dict(scores) for domain, scores in report.scores.items()},
-        )
+        self._add("scores", report.step, final=report.final, scores=report.named)
 
     def on_end(self, end: RunEnd) -> None:
         self._add("end", end.step, status=end.status, reason=end.reason)

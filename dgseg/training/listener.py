@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dgseg.evaluation import flat_scores
 from dgseg.training.recipe import Recipe
 from dgseg.training.run import RunConfig
 
@@ -42,6 +43,11 @@ class ScoreReport:
     scores: Mapping[str, Mapping[str, float]]  # domain -> miou, macc, pixel_accuracy, "iou/road", …: fractions
     averages: Mapping[str, float]  # "adverse", "standard", "all", "Avg2" … and "validation"
     pictures: Mapping[str, Path] = field(default_factory=dict)  # panels of predictions, PNG
+
+    @property
+    def named(self) -> dict[str, float]:
+        """All of them by the names that they are kept under: "fog/miou", "adverse/miou", "validation/miou"."""
+        return flat_scores(self.scores, self.averages, validation=not self.final)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from dgseg.data import Dataset, from_spec
-from dgseg.data.labels import CLASSES
 from dgseg.evaluation import Evaluation, Seeing, evaluate, predicted_labels
 from dgseg.evaluation.evaluate import check
 from dgseg.evaluation.pictures import Example, panel
@@ -37,7 +36,7 @@ class Scoring:
         with strategy.scored_model() as model:
             found = self._evaluate(model, self.datasets["validation"])
         mean = float(np.mean([each.scores.miou for each in found.domains.values()]))
-        return ScoreReport(step, False, _tables(found), {"validation": mean})
+        return ScoreReport(step, False, _named(found), {"validation": mean})
 
     def test(self, model: SegmentationModel, step: int, place: Path) -> ScoreReport:
         shown: dict[str, Example] = {}
@@ -56,7 +55,7 @@ class Scoring:
             pictures["panel"] = place / "panel.png"
             all_shown = {domain: example for each in everybody for domain, example in each.items()}
             panel([all_shown[domain] for domain in found.domains if domain in all_shown]).save(pictures["panel"])
-        return ScoreReport(step, True, _tables(found), found.averages(), pictures)
+        return ScoreReport(step, True, _named(found), found.averages(), pictures)
 
     def _evaluate(
         self,
@@ -88,14 +87,5 @@ def _example(seen: Seeing) -> Example:
     )
 
 
-def _tables(found: Evaluation) -> dict[str, dict[str, float]]:
-    tables = {}
-    for domain, result in found.domains.items():
-        scores = result.scores
-        tables[domain] = {
-            "miou": scores.miou,
-            "macc": scores.macc,
-            "pixel_accuracy": scores.pixel_accuracy,
-            **{f"iou/{CLASSES[c]}": float(iou) for c, iou in zip(scores.classes, scores.iou, strict=True)},
-        }
-    return tables
+def _named(found: Evaluation) -> dict[str, dict[str, float]]:
+    return {domain: result.named_scores() for domain, result in found.domains.items()}

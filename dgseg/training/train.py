@@ -325,7 +325,7 @@ class Session:
     def _summary(self, report: ScoreReport | None) -> dict[str, Any]:
         summary = {"name": self.name, "recipe": self.recipe.name, "steps": self.loop.step, "seed": self.recipe.seed}
         if report is not None:
-            summary |= {"scores": report.scores, "averages": report.averages}
+            summary["scores"] = report.named
         return summary | {
             "run": asdict(self.config) | {"storage": without_secrets(self.config.storage)},
             "world_size": self.world.size,

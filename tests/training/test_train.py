@@ -79,7 +79,7 @@ def test_a_run_leaves_weights_scores_and_a_picture(tmp_path: Path) -> None:
     assert [(end.status, end.step) for end in ear.ends] == [("finished", 20)]
     folder = tmp_path / "run"
     summary = json.loads((folder / "result.json").read_text())
-    assert summary["scores"]["fog"]["miou"] == ear.scores[-1].scores["fog"]["miou"]
+    assert summary["scores"]["fog/miou"] == ear.scores[-1].scores["fog"]["miou"]
     assert summary["datasets"]["source0"]["samples"] == 40
     assert (folder / "panel.png").read_bytes()[:4] == b"\x89PNG"
     load_weights(build("bisenet_mini"), folder / "weights.safetensors")

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dgseg.evaluation.names import miou, scores_of_result
 from dgseg.training import RunResult
 
 BASELINES = Path(__file__).resolve().parents[2] / "recipes" / "baselines"  # result.json of finished runs
@@ -19,8 +20,7 @@ BASELINE_OF = {"flexseg-streets": "erm-streets"}
 class Baseline:
     recipe: str
     seeds: tuple[int, ...]
-    scores: Mapping[str, float]  # domain -> mIoU, the mean over the seeds
-    averages: Mapping[str, float]
+    scores: Mapping[str, float]  # "fog/miou" …: means over the seeds
     made_with: str
 
 
@@ -33,16 +33,11 @@ def baseline_of(recipe: str) -> Baseline | None:
     if not runs:
         return None
 
-    def mean(of: str, key: str) -> float:
-        values = [run[of][key]["miou"] if of == "scores" else run[of][key] for run in runs]
-        return float(sum(values) / len(values))
-
-    first = runs[0]
+    first, scores = runs[0], [scores_of_result(run) for run in runs]
     return Baseline(
         recipe=name,
         seeds=tuple(run["seed"] for run in runs),
-        scores={domain: mean("scores", domain) for domain in first["scores"]},
-        averages={key: mean("averages", key) for key in first["averages"]},
+        scores={name: sum(each[name] for each in scores) / len(scores) for name in scores[0]},
         made_with=f"commit {first['commit'][:12]}, {first['hardware']['cpu']}, torch {first['versions']['torch']}",
     )
 
@@ -59,7 +54,8 @@ def show(result: RunResult, recipe: str, console: Console) -> None:
         table.add_column(baseline.recipe, justify="right")
         table.add_column("difference", justify="right")
 
-    def row(name: str, value: float, other: float | None, end: bool = False) -> None:
+    def row(name: str, domain: str, value: float, end: bool = False) -> None:
+        other = baseline.scores.get(miou(domain)) if baseline else None
         cells = [name, f"{100 * value:.1f}"]
         if baseline:
             cells += ["", ""] if other is None else [f"{100 * other:.1f}", f"{100 * (value - other):+.1f}"]
@@ -67,10 +63,9 @@ def show(result: RunResult, recipe: str, console: Console) -> None:
 
     domains = list(result.scores.scores)
     for domain in domains:
-        other = baseline.scores.get(domain) if baseline else None
-        row(domain, result.scores.scores[domain]["miou"], other, end=domain == domains[-1])
+        row(domain, domain, result.scores.scores[domain]["miou"], end=domain == domains[-1])
     for name, value in result.scores.averages.items():
-        row(f"mean, {name}", value, baseline.averages.get(name) if baseline else None)
+        row(f"mean, {name}", name, value)
     console.print(table)
     if baseline:
         seeds = ", ".join(map(str, baseline.seeds))

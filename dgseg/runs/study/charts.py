@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from dgseg.evaluation.names import domain_of
 from dgseg.runs.study.comparison import Comparison
 from dgseg.runs.study.records import DETECTION, LOWER_IS_BETTER, VALIDATION, Record
 from dgseg.runs.study.statistics import summary
@@ -54,7 +55,7 @@ def _bars(axes: Any, found: Comparison, columns: Sequence[str]) -> None:
         )
         for spot, (_, values) in zip(spots, shown, strict=True):
             axes.plot([spot] * len(values), [100 * v for v in values.values()], ".", color="#222222", markersize=3)
-    names = [f"{column}, lower is better" if column in LOWER_IS_BETTER else column for column in columns]
+    names = [f"{column}, lower is better" if column in LOWER_IS_BETTER else domain_of(column) for column in columns]
     slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(columns) > 1 else {}
     axes.set_xticks(range(len(columns)), names, **slant)
     axes.set(ylim=(0, None), xlim=(-0.6, len(columns) - 0.4))
@@ -98,7 +99,7 @@ def lines(found: Comparison, panels: Mapping[str, Lines], columns: Sequence[str]
             for (line, points), colour in zip(of_panel.items(), COLOURS, strict=False):
                 _line(axes, found, [point for point in points if point[1] in found.groups], column, line, colour)
             axes.grid(alpha=0.3)
-        row[0].set_ylabel(f"mIoU, {column}, %, ± std")
+        row[0].set_ylabel(f"mIoU, {domain_of(column)}, %, ± std")
     for axes, (title, of_panel) in zip(grid[-1], panels.items(), strict=True):
         places = sorted({x for points in of_panel.values() for x, _ in points})
         if places[0] > 0 and places[-1] >= 10 * places[0]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dgseg.data.labels import CLASSES
+from dgseg.evaluation.names import domain_of, miou
 from dgseg.evaluation.protocols import AVERAGES
 from dgseg.recipes import RECIPES
 from dgseg.runs.study.records import COSTS, DETECTION, LOWER_IS_BETTER, VALIDATION, Record
@@ -19,7 +20,7 @@ ABSENT = "–"
 @dataclass(frozen=True)
 class Comparison:
     groups: Mapping[str, Sequence[Record]]  # label -> its runs, by seed
-    columns: Sequence[str]  # scores that are shown: averages, then domains, or what was asked for
+    columns: Sequence[str]  # scores that are shown, by name: averages, then domains, or what was asked for
     against: Mapping[str, str]  # label -> label of its baseline
     fields: Sequence[str] = ()  # of the recipes, shown beside the labels
     notes: Sequence[str] = ()
@@ -27,8 +28,7 @@ class Comparison:
 
     def is_miou(self, column: str) -> bool:
         """Rather than a score that its name tells: AUROC, "fog/macc"."""
-        runs = (run for of_group in self.groups.values() for run in of_group)
-        return column not in DETECTION and not any(column in run.details for run in runs)
+        return domain_of(column) != column
 
     def values(self, label: str, column: str) -> dict[int, float]:
         """By seed."""
@@ -54,7 +54,7 @@ class Comparison:
         """The verdict on one difference, in words."""
         found = self.difference(label, column)
         assert found is not None, "this column has no difference"
-        what = f"{label} against {self.against[label]}, {column}: {100 * found.mean:+.2f} points"
+        what = f"{label} against {self.against[label]}, {domain_of(column)}: {100 * found.mean:+.2f} points"
         if found.low is None or found.high is None:
             return f"{what}; {found.verdict}"
         how = "paired by seed" if found.method == "paired" else "Welch, because the seeds differ"
@@ -96,7 +96,7 @@ def compare(
     confidence: float = 0.95,
 ) -> Comparison:
     """group_by: dotted fields of the recipe; none: by recipe, and apart where two runs' settings differ. columns:
-    domains, averages, "fog/iou" for all its classes, "fog/iou/road", "fog/macc", or dotted fields."""
+    "fog" or "fog/miou", "adverse", "fog/iou" for all its classes, "fog/iou/road", "fog/macc", or dotted fields."""
     if not records:
         raise ValueError("there is no finished run to compare")
     if not 0 < confidence < 1:
@@ -191,35 +191,31 @@ def _baseline(wanted: str, groups: Mapping[str, Sequence[Record]]) -> str:
 
 def _columns(records: Sequence[Record], wanted: Sequence[str], known: set[str]) -> tuple[list[str], list[str]]:
     """Scores, and fields that are shown beside them."""
-    domains = {domain for run in records for domain in run.domains}
-    averages = {name for run in records for name in run.averages}
+    there = dict.fromkeys(name for run in records for name in run.scores)
     if not wanted:
-        of_averages = [*DETECTION, *AVERAGES, VALIDATION]
         of_domains = [each for members in AVERAGES.values() for each in members]
-        return [*_ordered(averages, of_averages), *_ordered(domains, list(dict.fromkeys(of_domains)))], []
+        order = [*DETECTION, *map(miou, AVERAGES), VALIDATION, *map(miou, dict.fromkeys(of_domains))]
+        places = {name: place for place, name in enumerate(order)}
+        means = [name for name in there if name in DETECTION or domain_of(name) != name]
+        return sorted(means, key=lambda name: (places.get(name, len(places)), name)), []
     # Classes in their own order: the first run may lack one that the others have.
     places = {name: place for place, name in enumerate(CLASSES)}
     details = sorted(
-        dict.fromkeys(name for run in records for name in run.details),
-        key=lambda name: places.get(name.rpartition("/")[2], -1),
+        (name for name in there if domain_of(name) == name), key=lambda name: places.get(name.rpartition("/")[2], -1)
     )
     scores, fields = [], []
     for name in wanted:
         inside = [each for each in details if each.startswith(f"{name}/")]
-        if name in domains or name in averages or name in details:
-            scores.append(name)
+        if name in there or miou(name) in there:
+            scores.append(name if name in there else miou(name))
         elif inside:  # "fog/iou": of all classes
             scores += inside
         else:
-            _check(name, {*known, *domains, *averages, *details}, "neither a score nor a field of these runs is")
+            _check(name, {*known, *there, *map(domain_of, there)}, "neither a score nor a field of these runs is")
             fields.append(name)
     if not scores:
         raise ValueError("--columns names fields alone; name a score too: a domain or an average")
     return scores, fields
-
-
-def _ordered(names: set[str], order: Sequence[str]) -> list[str]:
-    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _check(name: str, known: set[str], complaint: str) -> None:

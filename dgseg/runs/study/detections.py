@@ -43,7 +43,7 @@ def detections(
     for run, scorer in told:
         scores: dict[str, float] = json.loads(_kept(run, scorer, storage).read_text())
         record = done[run.name]
-        found.setdefault(run.label, {})[run.name] = replace(record, averages={**record.averages, **scores})
+        found.setdefault(run.label, {})[run.name] = replace(record, scores={**record.scores, **scores})
     return found
 
 

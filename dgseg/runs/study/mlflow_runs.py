@@ -1,6 +1,7 @@
 """Finished runs as MLflow has them, and the run that a study's runs are shown under."""
 
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,12 +11,14 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from dgseg.evaluation import names
 from dgseg.runs.study.records import VALIDATION, Curve, Found, Record, finite
 from dgseg.runs.tracking.listener import MlflowConfig, TrackingWarning
 from dgseg.runs.tracking.place import artifacts_of, use_short_timeouts, without_password
 
 # How dgseg/runs/tracking/listener.py names what is read here.
-_CURVES = {"loss": "loss/total", VALIDATION: f"average/{VALIDATION}"}
+_CURVES = {"loss": "loss/total", VALIDATION: VALIDATION}
+_SCORE = re.compile(r"/(miou|macc|pixel_accuracy|iou/[^/]+)$")  # rather than a loss or a time
 _STUDY = "dgseg.runs.study"
 # MLflow's pages chart only the runs that they list, and list a parent's once it is opened.
 _HINT = "The runs open with the + before this one's name in the list; grouped by the tag row, charts show means."
@@ -123,30 +126,19 @@ def _tagged(name: str, value: str) -> str:
 
 
 def _record(run: Run) -> Record | None:
-    domains, averages, details = {}, {}, {}
-    for name, value in run.data.metrics.items():
-        kind, _, rest = name.partition("/")
-        if rest.startswith("validation/"):
-            continue
-        if kind == "miou":
-            domains[rest] = value
-        elif kind == "average":
-            averages[rest] = value
-        elif kind in ("macc", "pixel_accuracy"):
-            details[f"{rest}/{kind}"] = value
-        elif kind.startswith("per_class_"):
-            domain, _, single = rest.rpartition("/")
-            details[f"{domain}/{kind.removeprefix('per_class_')}/{single}"] = value
-    if not domains or "seed" not in run.data.params:
+    scores = {
+        name: value
+        for name, value in run.data.metrics.items()
+        if name == VALIDATION or (_SCORE.search(name) and not name.startswith(f"{names.VALIDATION}/"))
+    }
+    if not scores.keys() - {VALIDATION} or "seed" not in run.data.params:
         return None
     return Record(
         name=run.info.run_name,
         where=run.info.run_id,
         seed=int(run.data.params["seed"]),
         fields=dict(run.data.params),
-        domains=finite(domains),
-        averages=finite(averages),
-        details=finite(details),
+        scores=finite(scores),
         made={"commit": run.data.tags.get("mlflow.source.git.commit")},
     )
 

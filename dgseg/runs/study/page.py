@@ -3,6 +3,7 @@
 from dataclasses import replace
 from html import escape
 
+from dgseg.evaluation.names import miou
 from dgseg.evaluation.page import document, plot, table_of
 from dgseg.evaluation.table import Table
 from dgseg.runs.study import charts
@@ -51,7 +52,8 @@ def _differences(found: Comparison) -> str:
 
 def headline(found: Comparison) -> list[str]:
     """Scores to say a sentence about: the widest average, where there is one, and how unknown objects are found."""
-    shown = [name for name in ("all", "Avg5", "Avg2", "adverse") if name in found.columns]
+    widest = map(miou, ("all", "Avg5", "Avg2", "adverse"))
+    shown = [name for name in widest if name in found.columns]
     shown = shown[:1] + (["AP"] if "AP" in found.columns else [])
     return shown or [name for name in found.columns if name != VALIDATION][:1]
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import yaml
 
+from dgseg.evaluation import names
+from dgseg.evaluation.names import miou, scores_of_result
 from dgseg.training.journal import FILE as JOURNAL
 from dgseg.training.storage import Storage, open_storage
 from dgseg.training.yaml import dotted
 
 RESULT = "result.json"
-VALIDATION = "validation"  # mean mIoU on data.validation after the last step
-# Of unknown objects, means over data sets; studies that ask models for them add these to the averages.
+VALIDATION = miou(names.VALIDATION)  # mean mIoU on data.validation, after the last step
+# Of unknown objects, means over data sets; studies that ask models for them add these to the scores.
 DETECTION = ("AUROC", "AP", "FPR95", "sIoU", "PPV", "F1", "mAcc")
 LOWER_IS_BETTER = frozenset({"FPR95"})
 Curve = tuple[tuple[int, float], ...]  # step and value
@@ -27,19 +29,13 @@ class Record:
     where: str  # the folder, or MLflow's id
     seed: int
     fields: Mapping[str, str]  # the recipe's, by dotted name
-    domains: Mapping[str, float]  # mIoU, a fraction like every score here
-    averages: Mapping[str, float]  # and VALIDATION, where it is known
-    details: Mapping[str, float] = field(default_factory=dict)  # "fog/macc", "fog/iou/road"
+    scores: Mapping[str, float]  # by name: "fog/miou", "fog/iou/road", "adverse/miou"; fractions
     curves: Mapping[str, Curve] = field(default_factory=dict)  # "loss", VALIDATION
     made: Mapping[str, Any] = field(default_factory=dict)  # commit, hardware, versions, as machine() gives them
 
     @property
     def commit(self) -> str | None:
         return self.made.get("commit")
-
-    @property
-    def scores(self) -> dict[str, float]:
-        return {**self.details, **self.averages, **self.domains}
 
 
 COSTS = ("latency", "MACs", "params", "FPS")  # what `dgseg profile` measures: columns of the real-time study's Table 1
@@ -140,27 +136,22 @@ def _result(
     fields: Mapping[str, str] | None = None,
     journal: Sequence[Mapping[str, Any]] = (),
 ) -> Record:
-    scores = found.get("scores", {})
     curves = {
         "loss": tuple((line["step"], line["losses"]["loss"]) for line in journal if line["kind"] == "step"),
         VALIDATION: tuple(
-            (line["step"], line["averages"][VALIDATION])
+            (line["step"], line["scores"][VALIDATION])
             for line in journal
             if line["kind"] == "scores" and not line["final"]
         ),
     }
-    # A run that was stopped and went on may have scored a step twice, alike.
+    # A run that was stopped and resumed may have scored a step twice, alike.
     last = {VALIDATION: curves[VALIDATION][-1][1]} if curves[VALIDATION] else {}
     return Record(
         name=found["name"],
         where=where,
         seed=int(found["seed"]),
         fields=fields or {"name": found["recipe"], "seed": str(found["seed"]), "schedule.steps": str(found["steps"])},
-        domains=finite({domain: values["miou"] for domain, values in scores.items()}),
-        averages=finite({**found.get("averages", {}), **last}),
-        details=finite(
-            {f"{domain}/{name}": v for domain, values in scores.items() for name, v in values.items() if name != "miou"}
-        ),
+        scores=finite({**scores_of_result(found), **last}),
         curves={name: curve for name, curve in curves.items() if curve},
         made={name: found[name] for name in ("commit", "uncommitted_changes", "hardware", "versions") if name in found},
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dgseg.evaluation.names import domain_of
 from dgseg.evaluation.protocols import AVERAGES
 from dgseg.runs.study import charts, tables
 from dgseg.runs.study.comparison import ABSENT, Comparison, of_rows
@@ -58,7 +59,7 @@ def write(grid: Grid, found: Comparison, out: Path, command: str) -> list[Path]:
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8")
     plot = out / "plot.png"
-    averages = [name for name in found.columns if name in AVERAGES or name in DETECTION]
+    averages = [name for name in found.columns if domain_of(name) in AVERAGES or name in DETECTION]
     shown = averages or list(found.columns)
     figure = charts.lines(found, grid.panels, shown) if grid.panels else charts.bars(found, shown)
     figure.savefig(plot, dpi=110)
@@ -89,8 +90,7 @@ def _content(grid: Grid, found: Comparison, command: str) -> dict[str, Any]:
                 "row": label,
                 "name": run.name,
                 "seed": run.seed,
-                "domains": run.domains,
-                "averages": run.averages,
+                "scores": {column: run.scores[column] for column in found.columns if column in run.scores},
                 "made": run.made,
             }
             for label, runs in found.groups.items()

@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from dgseg.evaluation.names import domain_of
 from dgseg.evaluation.table import WIDTH, Table
 from dgseg.runs.study.comparison import ABSENT, Comparison
 from dgseg.runs.study.statistics import SeedDifference, Summary
@@ -54,7 +55,7 @@ def _cut(
     tables: list[list[str]] = [[]]
     left = width - taken
     for c in columns:
-        needs = 2 + max(len(c), *map(len, cells[c]))
+        needs = 2 + max(len(domain_of(c)), *map(len, cells[c]))
         if needs > left and tables[-1]:
             tables.append([])
             left = width - taken
@@ -63,7 +64,7 @@ def _cut(
     return [
         Table(
             title,
-            (*head, *part),
+            (*head, *map(domain_of, part)),
             tuple((*texts, *(cells[c][place] for c in part)) for place, texts in enumerate(first.values())),
         )
         for part in tables

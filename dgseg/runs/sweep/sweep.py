@@ -23,6 +23,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from dgseg.data import Dataset, from_spec
 from dgseg.data.files import FileDataset
 from dgseg.data.streets.domains import TARGETS
+from dgseg.evaluation.names import VALIDATION, miou
 from dgseg.recipes import to_yaml
 from dgseg.runs.launch.command import Command
 from dgseg.runs.sweep.cuts import Cuts
@@ -72,9 +73,7 @@ def objective(recipe: Recipe, on: str | None) -> str:
         )
     if on is not None and on not in domains:
         raise ValueError(f"--on {on}: data.validation has {', '.join(domains)}")
-    if on is None and len(domains) == 1:
-        on = domains[0]
-    return f"{on}/miou" if on else "validation"
+    return miou(f"{VALIDATION}/{on}" if on else VALIDATION)
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -32,8 +32,7 @@ class Scores(Listener):
     is a process more, which asks and is asked all the time, and waits for looks that are seconds apart."""
 
     def on_scores(self, report: ScoreReport) -> None:
-        metrics = {f"{domain}/{name}": value for domain, by in report.scores.items() for name, value in by.items()}
-        tune.report({"step": report.step, "final": report.final, **metrics, **report.averages})
+        tune.report({"step": report.step, "final": report.final, **report.named})
 
 
 @dataclass(frozen=True)

@@ -173,15 +173,7 @@ class MlflowListener(Listener):
 
     @_harmless
     def on_scores(self, report: ScoreReport) -> None:
-        # MLflow's pages make a section of what stands before the last slash, and sort sections by name: averages
-        # first, single classes behind whole domains.
-        where = "" if report.final else "validation/"
-        values = {f"average/{name if name == 'validation' else where + name}": v for name, v in report.averages.items()}
-        for domain, scores in report.scores.items():
-            for name, value in scores.items():
-                kind, _, single = name.partition("/")
-                values[f"per_class_{kind}/{where}{domain}/{single}" if single else f"{kind}/{where}{domain}"] = value
-        self._metrics(report.step, values)
+        self._metrics(report.step, report.named)
         when = "test" if report.final else f"validation/step-{report.step:06d}"
         self._text("scores.csv", tables.scores(report), f"scores/{when}")
         self._text("iou-per-class.csv", tables.per_class_iou(report), f"scores/{when}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dgseg.evaluation import flat_scores
 from dgseg.recipes import named, override, to_yaml
 
 DOMAINS = ("game", "city", "country", "suburb", "fog", "rain", "snow", "night")
@@ -24,11 +25,13 @@ def run(
         "recipe": recipe,
         "steps": made.schedule.steps,
         "seed": seed,
-        "scores": {
-            each: {"miou": miou, "macc": miou + 0.1, "iou/road": 2 * miou, "iou/train": float("nan")}
-            for each, miou in scores.items()
-        },
-        "averages": {"adverse": (fog + 0.9) / 4, "standard": 0.3, "all": (fog + 1.8) / 7},
+        "scores": flat_scores(
+            {
+                each: {"miou": miou, "macc": miou + 0.1, "iou/road": 2 * miou, "iou/train": float("nan")}
+                for each, miou in scores.items()
+            },
+            {"adverse": (fog + 0.9) / 4, "standard": 0.3, "all": (fog + 1.8) / 7},
+        ),
         "commit": "0123456789abcdef",
         "hardware": {"cpu": "a CPU", "threads": 2},
         "versions": {"torch": "2.14.1"},
@@ -38,7 +41,7 @@ def run(
         {"kind": "step", "step": step, "losses": {"loss": 100 / step}, "metrics": {}} for step in (10, 20, 30)
     ]
     lines += [
-        {"kind": "scores", "step": step, "final": False, "averages": {"validation": fog + step / 100}}
+        {"kind": "scores", "step": step, "final": False, "scores": {"validation/miou": fog + step / 100}}
         for step in (15, 30)
     ]
     (place / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")

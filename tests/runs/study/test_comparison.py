@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from dgseg.cli import main
+from dgseg.evaluation.names import domain_of
 from dgseg.runs.study import charts, tables
 from dgseg.runs.study.comparison import compare
 from dgseg.runs.study.records import COSTS, Record, from_folders, with_costs
@@ -34,10 +35,10 @@ def test_a_run_s_folder_is_read_whole(runs: Path):
     found = from_folders([str(runs / "erm-streets-seed1")]).records[0]
     assert (found.name, found.seed, found.commit) == ("erm-streets-seed1", 1, "0123456789abcdef")
     assert found.fields["optimizer.class"] == "AdamWConfig"
-    assert found.scores["fog"] == 0.12
+    assert found.scores["fog/miou"] == 0.12
     assert found.scores["fog/iou/road"] == 0.24
     assert "fog/iou/train" not in found.scores  # NaN: the class does not occur
-    assert found.averages["validation"] == pytest.approx(0.42)  # the last one
+    assert found.scores["validation/miou"] == pytest.approx(0.42)  # the last one
     assert found.curves["loss"] == ((10, 10.0), (20, 5.0), (30, 100 / 30))
     assert from_folders([str(runs / "erm-streets-seed1" / "result.json")]).records == [found]
 
@@ -45,19 +46,19 @@ def test_a_run_s_folder_is_read_whole(runs: Path):
 def test_means_differences_and_their_verdict(runs: Path):
     found = compare(records(runs), baseline="erm-streets")
     assert list(found.groups) == ["erm-streets", "flexseg-streets"]
-    assert found.columns[:5] == ["adverse", "standard", "all", "validation", "fog"]
-    assert found.columns[-1] == "game"  # no target
-    mean = found.summary("flexseg-streets", "fog")
+    assert found.columns[:5] == [f"{name}/miou" for name in ("adverse", "standard", "all", "validation", "fog")]
+    assert found.columns[-1] == "game/miou"  # no target
+    mean = found.summary("flexseg-streets", "fog/miou")
     assert mean is not None
     assert mean.mean == pytest.approx(0.47 / 3)
-    difference = found.difference("flexseg-streets", "fog")
+    difference = found.difference("flexseg-streets", "fog/miou")
     assert difference is not None
     assert difference.mean == pytest.approx(0.14 / 3)
     assert difference.method == "paired"
     assert difference.beyond_noise
-    assert "paired by seed, 3 seeds): better, beyond noise" in found.sentence("flexseg-streets", "fog")
-    assert "within noise" in found.sentence("flexseg-streets", "standard")
-    assert found.difference("erm-streets", "fog") is None
+    assert "paired by seed, 3 seeds): better, beyond noise" in found.sentence("flexseg-streets", "fog/miou")
+    assert "within noise" in found.sentence("flexseg-streets", "standard/miou")
+    assert found.difference("erm-streets", "fog/miou") is None
 
 
 def test_runs_with_other_settings_stand_apart(runs: Path):
@@ -75,7 +76,7 @@ def test_runs_with_other_settings_stand_apart(runs: Path):
     asked = compare(records(runs), group_by=["objective.ube.alpha"], columns=["fog", "name"], baseline="3.0")
     assert list(asked.groups) == ["3.0", "5.0", "–"]  # the baseline first
     assert asked.fields == ["name"]
-    assert asked.difference("5.0", "fog").method == "Welch"  # type: ignore[union-attr]
+    assert asked.difference("5.0", "fog/miou").method == "Welch"  # type: ignore[union-attr]
 
 
 def test_what_is_mixed_on_purpose_is_told(runs: Path):
@@ -91,7 +92,7 @@ def test_what_is_mixed_on_purpose_is_told(runs: Path):
 def test_a_seed_counts_once(runs: Path):
     recorded.run(runs, "erm-streets", 0, 0.5, name="z-again")
     found = compare(records(runs))
-    assert found.values("erm-streets", "fog")[0] == 0.5
+    assert found.values("erm-streets", "fog/miou")[0] == 0.5
     assert any("seed 0 is there twice; z-again counts" in note for note in found.notes)
 
 
@@ -99,22 +100,22 @@ def test_one_seed_claims_nothing(tmp_path: Path):
     for recipe in FOG:
         recorded.run(tmp_path, recipe, 0, FOG[recipe][0])
     found = compare(records(tmp_path), baseline="erm-streets")
-    assert found.sentence("flexseg-streets", "fog").endswith("+4.00 points; no verdict: fewer than 2 seeds")
-    assert tables.mean_and_std(found.summary("erm-streets", "fog")) == "10.00"
+    assert found.sentence("flexseg-streets", "fog/miou").endswith("+4.00 points; no verdict: fewer than 2 seeds")
+    assert tables.mean_and_std(found.summary("erm-streets", "fog/miou")) == "10.00"
     assert "none where a side has fewer than 2 seeds" in found.method
-    assert tables.points(found.difference("flexseg-streets", "fog")) == "+4.00"
+    assert tables.points(found.difference("flexseg-streets", "fog/miou")) == "+4.00"
 
 
 def test_the_csv_gives_every_number_back(runs: Path):
     found = compare(records(runs), baseline="erm-streets", columns=["fog", "objective.ube.alpha", "fog/iou"])
     rows = list(csv.DictReader(io.StringIO(tables.as_csv(found))))
     assert [(row["group"], row["score"]) for row in rows] == [
-        ("erm-streets", "fog"),
+        ("erm-streets", "fog/miou"),
         ("erm-streets", "fog/iou/road"),
-        ("flexseg-streets", "fog"),
+        ("flexseg-streets", "fog/miou"),
         ("flexseg-streets", "fog/iou/road"),
     ]
-    difference = found.difference("flexseg-streets", "fog")
+    difference = found.difference("flexseg-streets", "fog/miou")
     assert difference is not None
     assert (float(rows[2]["low"]), float(rows[2]["high"])) == (difference.low, difference.high)
     assert [row["objective.ube.alpha"] for row in rows[1:3]] == ["–", "3.0"]
@@ -127,8 +128,8 @@ def test_tables_fit_the_line_and_lose_nothing(runs: Path):
     for make in (tables.scores_tables, tables.differences_tables):
         cut, whole = make(found, 80), make(found, 10_000)
         assert len(whole) == 1 < len(cut)
-        kept = [name for table in cut for name in table.head if name in found.columns]
-        assert kept == list(found.columns)
+        shown = list(map(domain_of, found.columns))
+        assert [name for table in cut for name in table.head if name in shown] == shown
         for table in cut:
             widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
             assert sum(widths) + 2 * (len(widths) - 1) <= 80
@@ -136,14 +137,15 @@ def test_tables_fit_the_line_and_lose_nothing(runs: Path):
 
 def test_a_mean_says_where_it_is_of_fewer_runs(runs: Path):
     erm = [run for run in records(runs) if run.fields["name"] == "erm-streets"]
-    assert erm[1].scores["fog"] == FOG["erm-streets"][1]
-    lacking = [erm[0], replace(erm[1], domains={"rain": 0.3}), replace(erm[2], domains={"rain": 0.3, "fog": 0.1})]
+    assert erm[1].scores["fog/miou"] == FOG["erm-streets"][1]
+    alone, both = {"rain/miou": 0.3}, {"rain/miou": 0.3, "fog/miou": 0.1}
+    lacking = [erm[0], replace(erm[1], scores=alone), replace(erm[2], scores=both)]
     (table,) = tables.scores_tables(compare(lacking, columns=["fog", "rain"]), 10_000)
     assert table.rows == (("erm-streets", "3", "10.00 ± 0.00 (2 of 3)", "30.00 ± 0.00"),)
 
 
 def test_scores_of_other_kinds_have_axes_of_their_own(runs: Path):
-    told = [replace(run, averages={**run.averages, "AP": 0.04, "FPR95": 0.9}) for run in records(runs)]
+    told = [replace(run, scores={**run.scores, "AP": 0.04, "FPR95": 0.9}) for run in records(runs)]
     ap, fpr, miou = charts.bars(compare(told, columns=["AP", "FPR95", "fog", "rain"])).axes
     assert ap.get_ylim()[1] < 6
     assert fpr.get_ylim()[1] > 90
@@ -191,15 +193,28 @@ def test_models_that_differ_in_options_have_costs_from_files_of_their_own(tmp_pa
     assert len({run.fields["latency"] for run in both}) == 2
 
 
+def test_results_that_hold_a_mapping_per_domain_are_read(tmp_path: Path):
+    """As runs wrote them before scores had one name."""
+    place = recorded.run(tmp_path, "erm-streets", 0, 0.4) / "result.json"
+    result = json.loads(place.read_text())
+    del result["scores"]
+    old = {"scores": {"fog": {"miou": 0.4, "iou/road": 0.9}}, "averages": {"adverse": 0.3}}
+    place.write_text(json.dumps({**result, **old}))
+    scores = records(tmp_path)[0].scores
+    del scores["validation/miou"]
+    assert scores == {"fog/miou": 0.4, "fog/iou/road": 0.9, "adverse/miou": 0.3}
+
+
 def test_classes_stand_in_their_own_order(tmp_path: Path):
     """Whichever of them the first run has scores of."""
     for seed, there in enumerate((["bicycle", "sky"], ["train", "bicycle", "sky", "road"])):
         place = recorded.run(tmp_path, "erm-streets", seed, 0.4) / "result.json"
         result = json.loads(place.read_text())
-        result["scores"]["fog"] = {"miou": 0.4, **{f"iou/{name}": 0.1 for name in there}, "macc": 0.5}
+        result["scores"] = {"fog/miou": 0.4, **{f"fog/iou/{name}": 0.1 for name in there}, "fog/macc": 0.5}
         place.write_text(json.dumps(result))
     found = compare(records(tmp_path), columns=["fog", "fog/iou", "fog/macc"])
-    assert found.columns == ["fog", *(f"fog/iou/{name}" for name in ("road", "sky", "train", "bicycle")), "fog/macc"]
+    classes = [f"fog/iou/{name}" for name in ("road", "sky", "train", "bicycle")]
+    assert found.columns == ["fog/miou", *classes, "fog/macc"]
 
 
 def test_nothing_finished(tmp_path: Path):
@@ -230,7 +245,7 @@ def test_without_points_there_are_no_curves(runs: Path):
         file.unlink()
     found = compare(records(runs))
     assert charts.learning_curves(found) is None
-    assert "validation" not in found.columns
+    assert "validation/miou" not in found.columns
 
 
 @pytest.mark.parametrize(

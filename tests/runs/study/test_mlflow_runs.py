@@ -44,9 +44,9 @@ def test_mlflow_and_the_folders_say_the_same(tmp_path: Path):
     assert (record.name, record.seed, record.commit) == (of_folder.name, 3, of_folder.commit)
     assert record.scores == pytest.approx(of_folder.scores)
     assert record.fields == of_folder.fields
-    for name in ("loss", "validation"):
+    for name in ("loss", "validation/miou"):
         assert dict(record.curves[name]) == pytest.approx(dict(of_folder.curves[name]))
-    assert [step for step, _ in record.curves["validation"]] == [2, 4]
+    assert [step for step, _ in record.curves["validation/miou"]] == [2, 4]
 
     assert from_mlflow(config, tags={"study": "small"}).records == [replace(record, curves={})]
     assert from_mlflow(config, runs=[run.info.run_id]).records == [replace(record, curves={})]

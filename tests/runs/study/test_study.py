@@ -147,7 +147,7 @@ def test_a_study_from_the_first_step_to_the_report(grid: Grid, tmp_path: Path):
     out = tmp_path / "out"
     report.write(grid, found, out, "dgseg study ablation")
     kept = json.loads((out / "results.json").read_text())
-    assert [(row["label"], row["scores"]["fog"]["seeds"]) for row in kept["rows"]] == [("base", 2), ("ours", 2)]
+    assert [(row["label"], row["scores"]["fog/miou"]["seeds"]) for row in kept["rows"]] == [("base", 2), ("ours", 2)]
     assert kept["verdicts"] == [found.sentence("ours", found.columns[1])]
     assert "noise" in kept["verdicts"][0]
     assert kept["runs"][0]["made"]["versions"]["torch"]

@@ -110,14 +110,14 @@ def test_a_target_by_another_name_decides_nothing(test: str, validation: str, re
 @pytest.mark.filterwarnings("ignore::dgseg.data.dataset.DataWarning")
 def test_another_condition_may_decide(real: Path) -> None:
     fog, night = (f"acdc={real}@val,condition={each}" for each in ("fog", "night"))
-    assert objective(tiny({"data.test": [fog], "data.validation": [night]}), None) == "acdc/night/miou"
+    assert objective(tiny({"data.test": [fog], "data.validation": [night]}), None) == "validation/miou"
 
 
 def test_the_objective_by_name() -> None:
     two = ["streets=dusk@val,size=64x96,length=4", "streets=game@val,size=64x96,length=4"]
-    assert objective(tiny({"data.validation": two}), None) == "validation"
-    assert objective(tiny({"data.validation": two}), "game") == objective(tiny(), None).replace("dusk", "game")
-    assert objective(tiny(), "dusk") == objective(tiny(), None) == "dusk/miou"
+    assert objective(tiny({"data.validation": two}), None) == objective(tiny(), None) == "validation/miou"
+    assert objective(tiny({"data.validation": two}), "game") == "validation/game/miou"
+    assert objective(tiny(), "dusk") == "validation/dusk/miou"
     with pytest.raises(ValueError, match=r"data\.validation has dusk"):
         objective(tiny(), "game")
     with pytest.raises(ValueError, match=r"has no data\.validation"):

@@ -106,10 +106,10 @@ def test_every_point_arrives_once_though_the_server_died(killed_in_between):
         assert steps_of(server.uri, run, metric) == list(range(10, 201, 10))
     assert steps_of(server.uri, run, "gap/seen") == [step for step in range(10, 201, 10) if step != 50]
     assert run.data.metrics["nonfinite_metrics"] == 1
-    assert steps_of(server.uri, run, "miou/validation/dusk") == [100]
-    assert steps_of(server.uri, run, "miou/fog") == [200]
-    assert steps_of(server.uri, run, "per_class_iou/fog/traffic light") == [200]
-    assert run.data.metrics["average/adverse"] == 0.41
+    assert steps_of(server.uri, run, "validation/dusk/miou") == [100]
+    assert steps_of(server.uri, run, "fog/miou") == [200]
+    assert steps_of(server.uri, run, "fog/iou/traffic light") == [200]
+    assert run.data.metrics["adverse/miou"] == 0.41
     assert slowest < 0.5, "training waited for a dead server"
 
 
