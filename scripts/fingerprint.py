@@ -86,7 +86,7 @@ def _trained(folder: Path, recipe: str, changes: dict[str, Any], name: str) -> s
     import torch
 
     from dgseg.data import Loader
-    from dgseg.recipes import named, override
+    from dgseg.recipes import from_words, override
     from dgseg.training import RunConfig, train
     from dgseg.training.listener import Listener, StepReport
 
@@ -108,7 +108,7 @@ def _trained(folder: Path, recipe: str, changes: dict[str, Any], name: str) -> s
     Loader.__iter__ = recorded  # type: ignore[method-assign]
     try:
         run = RunConfig(name=name, storage=str(folder), device="cpu", log_every=1)
-        result = train(override(named(recipe), {**TINY, **changes}), run, listeners=[Losses()])
+        result = train(override(from_words(recipe.split()).recipe, {**TINY, **changes}), run, listeners=[Losses()])
     finally:
         Loader.__iter__ = drawn_by  # type: ignore[method-assign]
     assert result.scores is not None
@@ -146,7 +146,7 @@ def _system(recipe: str, changes: dict[str, Any] | None = None, after: str | Non
 
 def _study(folder: Path) -> str:
     command = (
-        *(sys.executable, "-m", "dgseg", "study", "ablation", "--rows", "baseline", "UBE", "--seeds", "0", "1"),
+        *(sys.executable, "-m", "dgseg", "study", "ablation", "--rows", "baseline", "ube", "--seeds", "0", "1"),
         *("--steps", "3", "--test", "2", "--storage", str(folder / "study"), "-o", str(folder / "table")),
         *("--device", "cpu", "--set", "data.batch_size=4", "data.loaders=0"),
     )
@@ -185,8 +185,8 @@ RECIPES = {
     "start": "detect-streets-start",
     "stage1": "detect-streets-stage1",
     "stage2": "detect-streets-stage2",
-    "mask2former": "detect-streets-mask2former-start",
-    "hrda": "flexseg-hrda",
+    "mask2former": "detect-streets-start --model.family mask2former",
+    "hrda": "hrda --with flexseg",
 }
 LINES: dict[str, Callable[[Path], str]] = {}
 LINES.update(

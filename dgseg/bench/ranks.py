@@ -22,7 +22,7 @@ from dgseg.bench.timing import Times
 from dgseg.data.sample import Batch
 from dgseg.objectives.base import StepContext
 from dgseg.ops import across_ranks
-from dgseg.recipes.streets import flexseg
+from dgseg.recipes import named
 from dgseg.training import RunConfig, assemble, strategies
 from dgseg.training.memory import keep_freed_memory
 from dgseg.training.recipe import SamplerConfig
@@ -98,7 +98,7 @@ def _seconds(exchange: Callable[[], Any], between: Callable[[], Any]) -> float:
 
 
 def _steps(rank: int, workers: int, groups: dict[str, Any], steps: int) -> dict[str, Any]:
-    recipe = flexseg()
+    recipe = named("flexseg-streets")
     data = replace(recipe.data, batch_size=4 * workers, loaders=0)
     recipe = replace(recipe, data=data, sampler=SamplerConfig())  # no hardness: it waits for losses
     sources = assemble.datasets(recipe)

@@ -5,10 +5,9 @@ a segmentation model that is trained already: --model.weights of stage 1; on the
 makes one. Pairs of an image and its augmented self come from the streets renderer or `dgseg generate` (pairs=FOLDER).
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from dgseg.data.augment.presets import DAFormer, Streets
 from dgseg.data.streets.domains import TARGETS
@@ -20,6 +19,7 @@ from dgseg.objectives import (
     SmallLossConfig,
 )
 from dgseg.recipes import streets
+from dgseg.recipes.catalogue import recipe, table
 from dgseg.training.recipe import (
     AdamWConfig,
     DataConfig,
@@ -30,12 +30,13 @@ from dgseg.training.recipe import (
     TrainConfig,
 )
 
+Family = Literal["deeplabv3plus", "mask2former"]
+Trained = Literal["features", "all"]
 HEAD = ("uncertainty.*",)
-DEEPLAB, MASK2FORMER = "deeplabv3plus_r50", "mask2former_r50"
 # Stage 2: what makes features out of the frozen backbone's maps, and the head, which would grow stale beside them.
-FEATURES = {
-    DEEPLAB: ("aspp.*", "bot_fine.*", "bot_aspp.*", *HEAD),
-    MASK2FORMER: (
+FEATURES: dict[Family, tuple[str, ...]] = {
+    "deeplabv3plus": ("aspp.*", "bot_fine.*", "bot_aspp.*", *HEAD),
+    "mask2former": (
         "network.model.pixel_level_module.decoder.*",
         "network.model.transformer_module.*",
         "network.class_predictor.*",
@@ -43,10 +44,10 @@ FEATURES = {
     ),
 }
 # On the streets world: small enough to train from nothing on two cores.
-SMALL = {
-    DEEPLAB: ModelConfig("deeplabv3plus_mobilenetv2"),
-    MASK2FORMER: ModelConfig(
-        MASK2FORMER,
+SMALL: dict[Family, ModelConfig] = {
+    "deeplabv3plus": ModelConfig("deeplabv3plus_mobilenetv2"),
+    "mask2former": ModelConfig(
+        "mask2former_r50",
         options={
             "backbone": {
                 "embedding_size": 32,
@@ -72,11 +73,12 @@ SHIFTS = ("semantic", "either", "both", "coherent")
 TEST = ("acdc_poc=data/acdc_poc", "muad=data/muad")
 
 
-def stage1(name: str = "detect-stage1", model: str = DEEPLAB) -> Recipe:
+@recipe("detect-stage1")
+def stage1(family: Family = "deeplabv3plus") -> Recipe:
     """Generalize or Detect, stage 1: the uncertainty head"""
-    mask2former = model == MASK2FORMER
+    mask2former = family == "mask2former"
     return Recipe(
-        name=name,
+        name="detect-stage1",
         data=DataConfig(
             sources=("pairs=data/cityscapes-cg-aug",),
             augment=DAFormer(size=None, crop=(380, 760) if mask2former else (700, 700), max_class_share=1.0),
@@ -84,7 +86,7 @@ def stage1(name: str = "detect-stage1", model: str = DEEPLAB) -> Recipe:
             loaders=4,
             test=TEST,
         ),
-        model=ModelConfig(model, options={"uncertainty": True}, trainable=HEAD),
+        model=ModelConfig(f"{family}_r50", options={"uncertainty": True}, trainable=HEAD),
         objective=ObjectiveConfig(
             uncertainty=RelativeContrastConfig.mask2former() if mask2former else RelativeContrastConfig()
         ),
@@ -94,25 +96,29 @@ def stage1(name: str = "detect-stage1", model: str = DEEPLAB) -> Recipe:
     )
 
 
-def stage2(name: str = "detect-stage2", model: str = DEEPLAB, everything: bool = False) -> Recipe:
+@recipe("detect-stage2")
+def stage2(family: Family = "deeplabv3plus", trained: Trained = "features") -> Recipe:
     """Generalize or Detect, stage 2: the features, from stage 1's weights"""
-    base = stage1(name, model)
-    uncertainty = base.objective.uncertainty
+    base = stage1(family)
     return replace(
         base,
-        model=replace(base.model, trainable=() if everything else FEATURES[model]),
+        name="detect-stage2",
+        model=replace(base.model, trainable=() if trained == "all" else FEATURES[family]),
         objective=ObjectiveConfig(
-            ce=CrossEntropyConfig(weight=50), small_loss=SmallLossConfig(weight=10), uncertainty=uncertainty
+            ce=CrossEntropyConfig(weight=50),
+            small_loss=SmallLossConfig(weight=10),
+            uncertainty=base.objective.uncertainty,
         ),
         schedule=ScheduleConfig(steps=10_000, power=0.9),
     )
 
 
-def streets_start(name: str = "detect-streets-start", model: str = DEEPLAB) -> Recipe:
-    """what the streets stages begin with: DeepLabV3+ by cross-entropy"""
-    base = streets.erm()
-    start = replace(base, name=name, model=_small(model, uncertainty=False))
-    if model == MASK2FORMER:
+@recipe("detect-streets-start")
+def streets_start(family: Family = "deeplabv3plus") -> Recipe:
+    """what the streets stages begin with: a segmentation model by its own loss"""
+    base = streets.erm_streets()
+    start = replace(base, name="detect-streets-start", model=_small(family, uncertainty=False))
+    if family == "mask2former":
         start = replace(
             start,
             objective=ObjectiveConfig(masks=MaskClassificationConfig()),
@@ -122,13 +128,59 @@ def streets_start(name: str = "detect-streets-start", model: str = DEEPLAB) -> R
     return start
 
 
-def streets_stage(
-    name: str, stage: Recipe, shift: str = "coherent", uncertain: bool = True, model: str = DEEPLAB
-) -> Recipe:
+@recipe("detect-streets-stage1")
+def streets_stage1(family: Family = "deeplabv3plus") -> Recipe:
+    """stage 1 on the streets world, from --model.weights of the start"""
+    return _on_streets(stage1(family), "detect-streets-stage1", family)
+
+
+@recipe("detect-streets-stage2")
+def streets_stage2(family: Family = "deeplabv3plus") -> Recipe:
+    """stage 2 on the streets world, from --model.weights of stage 1"""
+    return _on_streets(stage2(family), "detect-streets-stage2", family)
+
+
+@table("detection")
+def detection() -> Mapping[str, Recipe]:
+    """baselines and CG-Aug's ablation on the streets world, as in its Tables 2 and 4"""
+    return _rows("deeplabv3plus")
+
+
+@table("detection-mask2former")
+def detection_mask2former() -> Mapping[str, Recipe]:
+    """the rows of study:detection on Mask2Former"""
+    return _rows("mask2former")
+
+
+def _rows(family: Family) -> dict[str, Recipe]:
+    everything, second = stage2(family, "all"), stage2(family)
+    entropy = ObjectiveConfig(ce=CrossEntropyConfig(weight=0.1), max_entropy=MaximizedEntropyConfig())
+    uncertainty = second.objective.uncertainty
+    assert uncertainty is not None, "stage 2 trains the head too"
+    alone = replace(uncertainty, augmented=None, shift=None)
+    detector = ObjectiveConfig(ce=CrossEntropyConfig(weight=50), uncertainty=alone)
+    generalizer = ObjectiveConfig(ce=CrossEntropyConfig(weight=50), small_loss=SmallLossConfig(weight=10))
+
+    def row(stage: Recipe, shift: str, *, uncertain: bool = True) -> Recipe:
+        return _on_streets(stage, "", family, shift, uncertain=uncertain)
+
+    return {
+        "max-entropy": row(replace(everything, objective=entropy), "semantic", uncertain=False),
+        "detector": row(replace(second, objective=detector), "semantic"),
+        "generalizer": row(replace(everything, objective=generalizer), "covariate", uncertain=False),
+        **{
+            f"{shift}-stage{number}": row(stage, shift)
+            for shift in SHIFTS
+            for number, stage in ((1, stage1(family)), (2, second))
+        },
+    }
+
+
+def _on_streets(stage: Recipe, name: str, family: Family, shift: str = "coherent", *, uncertain: bool = True) -> Recipe:
     """A stage on the streets world, from `--model.weights runs/detect-streets-start/weights.safetensors`."""
-    base = streets.erm()
+    base = streets.erm_streets()
     # So few steps at DeepLabV3+'s rate leave Mask2Former's head where it was: as it began, then.
-    lr, clip = (1e-3, 1.0) if model == MASK2FORMER else (1e-4, None)
+    lr, clip = (1e-3, 1.0) if family == "mask2former" else (1e-4, None)
     tests = tuple(f"streets={domain}@test,unknown=true,{streets.SIZE}" for domain in TARGETS)
     return replace(
         stage,
@@ -136,56 +188,12 @@ def streets_stage(
         data=replace(
             base.data, sources=(f"{STREETS_PAIRS},shift={shift}",), shares=None, augment=Streets(), test=tests
         ),
-        model=replace(_small(model, uncertainty=uncertain), trainable=stage.model.trainable),
+        model=replace(_small(family, uncertainty=uncertain), trainable=stage.model.trainable),
         optimizer=AdamWConfig(lr=lr, weight_decay=1e-4, head_multiple=1.0),
         schedule=replace(stage.schedule, steps=300),
         train=TrainConfig(save_every=100, clip=clip),
     )
 
 
-def _small(model: str, **options: Any) -> ModelConfig:
-    return replace(SMALL[model], options={**SMALL[model].options, **options})
-
-
-def recipes() -> dict[str, tuple[Callable[[], Recipe], str]]:
-    """name -> (function, what it is)."""
-    found: dict[str, tuple[Callable[[], Recipe], str]] = {}
-
-    def add(name: str, says: str, make: Callable[..., Recipe], *arguments: Any) -> None:
-        found[name] = (partial(make, name, *arguments), says)
-
-    add("detect-stage1-mask2former", "stage 1 on Mask2Former", stage1, MASK2FORMER)
-    add("detect-stage2-mask2former", "stage 2 on Mask2Former", stage2, MASK2FORMER)
-    add("detect-stage2-all", "stage 2 that trains every parameter", stage2, DEEPLAB, True)
-    # "detect-streets-start" itself stands beside this room's other functions.
-    says = "what the streets stages on Mask2Former begin with: its own loss"
-    add("detect-streets-mask2former-start", says, streets_start, MASK2FORMER)
-    for model, infix, called in ((DEEPLAB, "", ""), (MASK2FORMER, "mask2former-", ", on Mask2Former")):
-
-        def on_streets(name: str, says: str, stage: Recipe, shift: str = "coherent", uncertain: bool = True) -> None:
-            add(name, says + called, streets_stage, stage, shift, uncertain, model)  # noqa: B023 - called at once
-
-        first, second = stage1(model=model), stage2(model=model)
-        everything = stage2(model=model, everything=True)
-        on_streets(f"detect-streets-{infix}stage1", "stage 1 on the streets world", first)
-        on_streets(f"detect-streets-{infix}stage2", "stage 2 on the streets world", second)
-        for shift in SHIFTS:
-            for number, stage in ((1, first), (2, second)):
-                says = f"CG-Aug's ablation on the streets world: {shift}, stage {number}"
-                on_streets(f"ablation-detect-{infix}{shift}-stage{number}", says, stage, shift)
-        entropy = ObjectiveConfig(ce=CrossEntropyConfig(weight=0.1), max_entropy=MaximizedEntropyConfig())
-        says = "maximised entropy, a baseline"
-        on_streets(
-            f"detect-streets-{infix}max-entropy", says, replace(everything, objective=entropy), "semantic", False
-        )
-        uncertainty = second.objective.uncertainty
-        assert uncertainty is not None, "stage 2 trains the head too"
-        alone = replace(uncertainty, augmented=None, shift=None)
-        detector = replace(second, objective=ObjectiveConfig(ce=CrossEntropyConfig(weight=50), uncertainty=alone))
-        on_streets(f"detect-streets-{infix}detector", "a baseline that detects alone", detector, "semantic")
-        segment = ObjectiveConfig(ce=CrossEntropyConfig(weight=50), small_loss=SmallLossConfig(weight=10))
-        says = "a baseline that generalizes alone"
-        on_streets(
-            f"detect-streets-{infix}generalizer", says, replace(everything, objective=segment), "covariate", False
-        )
-    return found
+def _small(family: Family, **options: Any) -> ModelConfig:
+    return replace(SMALL[family], options={**SMALL[family].options, **options})

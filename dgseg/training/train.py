@@ -289,6 +289,7 @@ class Session:
                 self.folder.write("recipe.yaml", to_yaml(self.recipe).encode())
             else:
                 changed = differences(from_yaml(self.folder.read("recipe.yaml").decode()), self.recipe)
+                changed.pop("name", None)  # recipes may be renamed; what they train stays
                 if changed:
                     told = "; ".join(f"{key}: {old} there, {new} here" for key, (old, new) in list(changed.items())[:8])
                     trouble = (

@@ -13,18 +13,28 @@ from dgseg.data.datasets import parse_spec
 from dgseg.evaluation.protocols import NAMES
 from dgseg.models.build import MODELS
 from dgseg.objectives import Objectives, with_median_frequency
-from dgseg.recipes import RECIPES, differences, flatten, from_yaml, named, override, to_yaml
-from dgseg.recipes.ablation import ROWS
+from dgseg.recipes import (
+    RECIPES,
+    TABLES,
+    differences,
+    flatten,
+    from_words,
+    from_yaml,
+    named,
+    override,
+    to_yaml,
+    words_by_name,
+)
 from dgseg.training import Recipe, assemble
 
-STREETS = [name for name, entry in RECIPES.items() if "streets" in str(entry.make().data.sources)]
+RECIPE_OF = {name: from_words(words).recipe for name, words in words_by_name().items()}
+STREETS = [name for name, recipe in RECIPE_OF.items() if "streets" in str(recipe.data.sources)]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", RECIPE_OF)
 def test_it_is_whole(name: str) -> None:
-    recipe = RECIPES[name].make()
+    recipe = RECIPE_OF[name]
     assert recipe.name == name
-    assert RECIPES[name].says
     assert recipe.model.name in MODELS
     assert recipe.data.protocol in NAMES
     for spec in (*recipe.data.sources, *recipe.data.validation, *recipe.data.test):
@@ -33,9 +43,19 @@ def test_it_is_whole(name: str) -> None:
     assert differences(recipe, from_yaml(to_yaml(recipe))) == {}
 
 
+def test_names_are_few_and_say_what_they_are() -> None:
+    assert len(RECIPES) <= 18
+    for known in (RECIPES, TABLES):
+        assert all(10 < len(entry.summary) <= 100 for entry in known.values())
+    # One way to ask for each, and one name in records.
+    words = [" ".join(each) for each in words_by_name().values()]
+    choices = sum(len(list(entry.choices())) for entry in RECIPES.values())
+    assert len(set(words)) == len(words) == choices + sum(len(table.recipes()) for table in TABLES.values())
+
+
 @pytest.mark.parametrize("name", STREETS)
 def test_what_needs_no_download_can_be_built(name: str) -> None:
-    recipe = RECIPES[name].make()
+    recipe = RECIPE_OF[name]
     later = {"model.weights": "runs/start/weights.safetensors"} if recipe.model.trainable else {}
     assemble.check(override(recipe, later), world_size=2)
     model = assemble.model(recipe.model)
@@ -45,24 +65,78 @@ def test_what_needs_no_download_can_be_built(name: str) -> None:
         assert len(from_spec(spec)) > 0
 
 
-def test_the_ablation_is_table_2() -> None:
-    for world in ("streets", "daformer"):
-        for row, (gap, ube, has) in ROWS.items():
-            recipe = named(f"ablation-{world}-{row}")
-            objective = recipe.objective
-            assert (objective.gap is not None, objective.ube is not None) == (gap, ube)
-            assert (objective.ce is None) == ube, "UBE is cross-entropy with other weights"
-            assert (recipe.sampler.hardness is not None) == has
-    whole, row = named("flexseg-streets"), named("ablation-streets-gap-ube-has")
-    assert set(differences(whole, row)) == {"name"}
-    base, none = named("erm-streets"), named("ablation-streets-none")
-    assert set(differences(base, none)) == {"name"}
+def test_options_multiply() -> None:
+    plain = named("hrda")
+    whole = named("hrda", backbone="r101", methods=["flexseg"], published=True)
+    assert whole.name == "hrda-r101-flexseg-published"
+    assert whole.model == replace(plain.model, name="hrda_r101")
+    assert plain.objective.fd
+    assert whole.objective.fd == replace(plain.objective.fd, model="hrda_r101")
+    assert whole.objective.ube
+    assert (whole.objective.ce, whole.objective.ube.denominator, whole.train.precision) == (None, "all", "float32")
+    words = "hrda --as published --model.batch 3 --with flexseg --model.backbone=r101 tail"
+    request = from_words(words.split())
+    assert (request.recipe, request.rest) == (whole, ["--model.batch", "3", "tail"])
+    assert " ".join(request.words) == "hrda --model.backbone r101 --with flexseg --as published"
+    assert named("blindnet", source="cityscapes").data.sources == ("cityscapes=data/cityscapes@train",)
+    assert named("detect-stage1", family="mask2former").model.name == "mask2former_r50"
+    assert named("detect-stage2", trained="all").model.trainable == ()
 
 
-@pytest.mark.parametrize("world", ["", "streets-"])
-def test_each_of_blindnet_s_losses_stands_alone_too(world: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "hrda --model.backbone r50",
+            "with --model.backbone r50; its options: --model.backbone mitb5|",
+        ),
+        ("hrda --with blindnet", "hrda does not exist with --with blindnet; its options: .* --with flexseg"),
+        (
+            "erm-streets --with flexseg",
+            "no options; --with goes with blindnet, blindnet-streets, daformer, hrda",
+        ),
+        ("realtime --as published", "realtime does not exist with --as published"),
+        ("hrda --as printed", "--as: invalid choice: 'printed'"),
+        ("hrda --with", "--with: expected at least one argument"),
+        ("hrda-r101-flexseg", "is a name in records; here it is hrda --model.backbone r101 --with flexseg"),
+        ("ablation-gap-ube", "is a name in records; here it is study:ablation/gap-ube"),
+        ("study:ablaton/gap", "no table 'ablaton'; did you mean ablation"),
+        ("study:ablation/gap-ubee", "study:ablation has no row 'gap-ubee'; did you mean gap-ube"),
+        ("study:ablation", "study:ablation has no row ''. There are: baseline, gap, ube"),
+        (
+            "study:ablation/gap --with flexseg",
+            "gap has no options: --with, --as, .* go with a recipe's name",
+        ),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_what_does(words: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_words(words.split())
+
+
+@pytest.mark.parametrize("table", ["ablation", "ablation-daformer"])
+def test_the_ablation_is_table_2(table: str) -> None:
+    rows = TABLES[table].recipes()
+    assert list(rows) == ["baseline", "gap", "ube", "gap-ube", "gap-ube-has"]
+    for row, recipe in rows.items():
+        parts = row.split("-")
+        objective = recipe.objective
+        assert (objective.gap is not None, objective.ube is not None) == ("gap" in parts, "ube" in parts)
+        assert (objective.ce is None) == ("ube" in parts), "UBE is cross-entropy with other weights"
+        assert (recipe.sampler.hardness is not None) == ("has" in parts)
+
+
+def test_a_table_begins_and_ends_with_recipes_of_their_own() -> None:
+    for row, name in (("gap-ube-has", "flexseg-streets"), ("baseline", "erm-streets")):
+        assert set(differences(named(name), named(f"study:ablation/{row}"))) == {"name"}
+    whole = named("daformer", methods=["flexseg"])
+    assert set(differences(whole, named("study:ablation-daformer/gap-ube-has"))) == {"name"}
+
+
+@pytest.mark.parametrize("table", ["blindnet", "ablation-blindnet"])
+def test_each_of_blindnet_s_losses_stands_alone_too(table: str) -> None:
     """With the whole's weights, beside the same cross-entropy."""
-    whole = named(f"ablation-blindnet-{world}all")
+    whole = named(f"study:{table}/all")
     covariance, contrast = whole.objective.covariance, whole.objective.contrast
     assert covariance
     assert contrast
@@ -73,13 +147,13 @@ def test_each_of_blindnet_s_losses_stands_alone_too(world: str) -> None:
         "sdcl": {"covariance": None, "contrast": replace(contrast, cwcl=None)},
     }
     for row, wanted in parts.items():
-        found = named(f"ablation-blindnet-{world}{row}")
+        found = named(f"study:{table}/{row}")
         objective = replace(whole.objective, **wanted)
         assert found == replace(whole, name=found.name, objective=objective)
 
 
 def test_the_paper_s_constants() -> None:
-    recipe = named("flexseg-daformer-paper")
+    recipe = named("daformer", methods=["flexseg"], published=True)
     ube, gap, has = recipe.objective.ube, recipe.objective.gap, recipe.sampler.hardness
     assert ube
     assert gap
@@ -97,7 +171,7 @@ def test_the_paper_s_constants() -> None:
     assert (recipe.data.batch_size, recipe.data.augment.crop) == (2, (512, 512))
     assert recipe.train.precision == "float32"
     assert recipe.objective.fd.weight == 0.005
-    large = named("flexseg-hrda-paper")
+    large = named("hrda", methods=["flexseg"], published=True)
     assert large.objective.fd
     assert (large.data.augment.crop, large.data.augment.size) == ((1024, 1024), (1440, 2560))
     assert large.objective.fd.image_scale == 0.5
@@ -161,7 +235,7 @@ def test_what_is_overridden_is_all_that_differs(name: str, value: float) -> None
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="did you mean flexseg-streets"):
+    with pytest.raises(ValueError, match="no recipe 'flexsg-streets'; did you mean flexseg-streets"):
         named("flexsg_streets")
     assert named("flexseg_streets") == named("flexseg-streets")
 
@@ -177,5 +251,5 @@ def test_yaml_with_a_wrong_field(tmp_path: Any) -> None:
 
 
 def test_recipes_are_values() -> None:
-    assert all(dataclasses.is_dataclass(entry.make()) for entry in RECIPES.values())
+    assert all(dataclasses.is_dataclass(recipe) for recipe in RECIPE_OF.values())
     assert isinstance(named("erm-streets"), Recipe)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dgseg.recipes import flatten, named, override
+from dgseg.recipes import flatten, from_words, override
 from dgseg.training.recipe import Recipe
 
 PATIENCE = 60.0  # seconds that the others have once one process has failed
@@ -35,9 +35,9 @@ TINY = {
 }
 
 
-def tiny(changes: Mapping[str, Any] | None = None, name: str = "flexseg-streets") -> Recipe:
+def tiny(changes: Mapping[str, Any] | None = None, words: str = "flexseg-streets") -> Recipe:
     """Another recipe's: without what that one does without."""
-    recipe, changes = named(name), dict(changes or {})
+    recipe, changes = from_words(words.split()).recipe, dict(changes or {})
     known = flatten(recipe).keys()
     common = {key: value for key, value in TINY.items() if key in known or key.startswith("data.")}
     if not hasattr(recipe.data.augment, "wanted_pixels"):

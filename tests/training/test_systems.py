@@ -31,7 +31,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "data.sources": ["streets_pairs=game@train,size=64x96,length=40"],
         "data.augment.crop": [64, 96],
     },
-    "ablation-detect-semantic-stage1": {
+    "study:detection/semantic-stage1": {
         "data.sources": ["streets_pairs=game@train,size=64x96,length=40,shift=semantic"],
         "data.augment.crop": [64, 96],
     },
@@ -39,7 +39,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 
 # Whose losses are float32: test_strategies.py has its two workers, weight by weight.
 IN_FLOAT32: dict[str, dict[str, Any]] = {
-    "detect-streets-mask2former-start": {
+    "detect-streets-start --model.family mask2former": {
         "model.options": TINY["mask2former_r50"].options | {"uncertainty": False},
         "data.augment.crop": [64, 96],
     },
@@ -62,7 +62,7 @@ ONE_IMAGE_EACH: dict[str, dict[str, Any]] = {
 }
 
 # The second stage trains what the first does, and more.
-FIRST_STAGE = pytest.param("ablation-detect-semantic-stage1", marks=pytest.mark.slow)
+FIRST_STAGE = pytest.param("study:detection/semantic-stage1", marks=pytest.mark.slow)
 
 
 def begun(changes: dict[str, Any], name: str, place: Path) -> Recipe:

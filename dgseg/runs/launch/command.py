@@ -1,30 +1,33 @@
 """The typed command line of everything that trains: every field of a recipe is a flag, by its dotted name.
 
-    flexseg-daformer --workers 8 --objective.ube.alpha 5 --model.options.drop_path 0.2
-    --recipe runs/flexseg-daformer/recipe.yaml --name again
+    daformer --with flexseg --workers 8 --objective.ube.alpha 5 --model.options.drop_path 0.2
+    study:ablation/gap-ube --seed 1
+    --recipe runs/daformer-flexseg/recipe.yaml --name again
 
-The first word names the recipe, whose values are the flags' defaults. A part that a recipe does without, as a plain
-baseline does without prototypes, has no flags there.
+The first word names the recipe; with its options (--with, --as, --model.backbone …) it decides the flags' defaults. A
+part that a recipe does without, as a plain baseline does without prototypes, has no flags there.
 """
 
-import difflib
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill, indent
 from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from dgseg.recipes import RECIPES, Named, from_yaml, override
+from dgseg.recipes import RECIPES, TABLES, Entry, from_words, from_yaml, override
+from dgseg.recipes.catalogue import STUDY, options_of
+from dgseg.recipes.renamed import new_words
 from dgseg.runs.launch.config import LaunchConfig
 from dgseg.training.recipe import Recipe
 from dgseg.training.run import RunConfig
 
 DEFAULT = "flexseg-streets"
 OPTIONS = "--model.options."  # whatever the architecture takes: no type names these fields
-Recipes = Mapping[str, Named]
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,12 @@ class Command:
         return [workers for workers in asked if not any(batch % (workers * parts) for batch in batches)]
 
 
-def parse(argv: Sequence[str], *, prog: str, recipes: Recipes = RECIPES) -> Command:
+def parse(argv: Sequence[str], *, prog: str) -> Command:
     """SystemExit after --help and after a wrong flag, which is explained; ValueError where values do not fit."""
     # Messages name a run's settings by their dotted names, too.
-    label, recipe, rest = _chosen([re.sub("^--run[.]", "--", word) for word in argv], recipes)
-    _check_parts(rest, label, recipe, recipes)
+    words = [re.sub("^--run[.]", "--", word) for word in argv]
+    label, recipe, rest = _recipe(words)
+    _check_parts(rest, label, recipe)
     listing = len(rest) == len(argv)  # no recipe is named
     recipe, rest = _with_options(recipe, rest)
     options = recipe.model.options
@@ -53,7 +57,7 @@ def parse(argv: Sequence[str], *, prog: str, recipes: Recipes = RECIPES) -> Comm
     flags = tyro.cli(
         _flags(plain),
         prog=f"{prog} {label}",
-        description=_description(recipes, options, listing=listing),
+        description=_description(options, listing=listing),
         args=rest,
         config=(tyro.conf.AvoidSubcommands,),
     )
@@ -62,7 +66,7 @@ def parse(argv: Sequence[str], *, prog: str, recipes: Recipes = RECIPES) -> Comm
     return Command(replace(recipe, **parts), flags.run, flags.launch)
 
 
-def _chosen(argv: Sequence[str], recipes: Recipes) -> tuple[str, Recipe, list[str]]:
+def _recipe(argv: Sequence[str]) -> tuple[str, Recipe, list[str]]:
     """How the command line names its recipe, the recipe, and what is left of the line."""
     first, rest = (argv[0], list(argv[1:])) if argv else ("", [])
     flag, _, path = first.partition("=")
@@ -71,22 +75,25 @@ def _chosen(argv: Sequence[str], recipes: Recipes) -> tuple[str, Recipe, list[st
             if not rest:
                 raise ValueError("--recipe takes the YAML file of a recipe, as runs/NAME/recipe.yaml")
             path = rest.pop(0)
-        return f"--recipe {path}", _load(Path(path)), rest
-    if not first or first.startswith("-"):
-        first, rest = DEFAULT, list(argv)
-    name = first.replace("_", "-")
-    if name not in recipes:
-        near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.5)
-        hint = (
-            f"Did you mean {' or '.join(near)}?"
-            if near
-            else f"There are {', '.join([*recipes][:6])} and more: --help lists them"
-        )
-        raise ValueError(f"there is no recipe {first!r}. {hint}")
+        label = f"--recipe {path}"
+        if len(options_of(rest)[1]) < len(rest):
+            raise ValueError(f"{label} is a whole recipe: options such as --with go with a recipe's name")
+        recipe = _load(Path(path))
+    else:
+        if not first or first.startswith("-"):
+            first, rest = DEFAULT, list(argv)
+        if first == STUDY:
+            print(_tables())
+            raise SystemExit(0)
+        first = first.replace("_", "-")
+        if new := new_words(first):
+            print(f"{first} is now {new} (to resume an older run add --name {first})", file=sys.stderr)
+        request = from_words([first, *rest])
+        label, recipe, rest = " ".join(request.words), request.recipe, request.rest
     for before, word in pairwise(["", *rest]):
-        if word.partition("=")[0] == "--recipe" or (word in recipes and not before.startswith("--")):
+        if word.partition("=")[0] == "--recipe" or (word in RECIPES and not before.startswith("--")):
             raise ValueError(f"{word} stands first, before the flags")
-    return name, recipes[name].make(), rest
+    return label, recipe, rest
 
 
 def _load(path: Path) -> Recipe:
@@ -116,30 +123,54 @@ def _parts(recipe: Recipe) -> list[str]:
     return [part.name for part in fields(recipe) if part.name != "name"]
 
 
-def _description(recipes: Recipes, options: Mapping[str, Any], *, listing: bool) -> str:
-    width = max(map(len, recipes))
+def _description(options: Mapping[str, Any], *, listing: bool) -> str:
     listed = [
-        f"Recipes; the first word names one, and without it {DEFAULT} is meant:",
-        *(f"  {name:{width}}  {each.says}".rstrip() for name, each in recipes.items()),
+        f"A recipe is a name and options; without a name {DEFAULT} is meant. Every field of it is a flag.",
         "",
-        "In place of the name, --recipe FILE.yaml takes a recipe that a run has saved.",
+        "On the embedded streets world, without a download:",
+        *(line for entry in RECIPES.values() if "streets" in entry.name for line in _entry(entry)),
+        "",
+        "On real data, looked for in ./data (--data.sources and --data.test name other places):",
+        *(line for entry in RECIPES.values() if "streets" not in entry.name for line in _entry(entry)),
+        "",
+        f"A row of a table is named {STUDY}TABLE/ROW, as {STUDY}ablation/gap-ube; `dgseg train {STUDY}` lists them. In",
+        "place of a name, --recipe FILE.yaml takes a recipe that a run has saved.",
     ]
     if not listing:
-        listed = ["--help without a recipe lists the recipes."]
+        listed = ["--help without a recipe lists the recipes and their options."]
     return "\n".join(
         [
             *listed,
             "",
-            "Every field of the recipe is a flag. What its architecture takes beside them:",
+            "What the model's architecture takes beside the flags below:",
             f"  {OPTIONS}NAME VALUE  (here: {', '.join(f'{k}={v!r}' for k, v in options.items()) or 'none'})",
         ]
     )
 
 
-def _check_parts(words: Sequence[str], label: str, recipe: Recipe, recipes: Recipes) -> None:
+def _entry(entry: Entry) -> list[str]:
+    width = max(map(len, RECIPES))
+    return [f"  {entry.name:{width}}  {entry.summary}", *([f"  {'':{width}}  {entry.usage}"] if entry.usage else [])]
+
+
+def _tables() -> str:
+    """Of the studies, with their rows."""
+    lines = [f"Rows of tables: dgseg train {STUDY}TABLE/ROW [flags]"]
+    for table in TABLES.values():
+        rows = fill("  ".join(table.recipes()), 116, break_on_hyphens=False)
+        lines += ["", f"{STUDY}{table.name}: {table.summary}", indent(rows, "  ")]
+    return "\n".join(lines)
+
+
+def _check_parts(words: Sequence[str], label: str, recipe: Recipe) -> None:
     for word in words:
         if word.startswith("--") and (part := _absent(recipe, word[2:].partition("=")[0].replace("-", "_"))):
-            having = [name for name, each in recipes.items() if not _absent(each.make(), f"{part}.any")]
+            having = [
+                " ".join(choice.words)
+                for entry in RECIPES.values()
+                for choice in entry.choices()
+                if not _absent(choice.recipe(), f"{part}.any")
+            ]
             others = f" and {len(having) - 5} more" if len(having) > 5 else ""
             where = f"Recipes with it: {', '.join(having[:5])}{others}" if having else "No recipe has it"
             raise ValueError(f"{label} has no {part}, so {word} would change nothing. {where}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from dgseg.data.labels import CLASSES
 from dgseg.evaluation.names import domain_of, miou
 from dgseg.evaluation.protocols import AVERAGES
-from dgseg.recipes import RECIPES
+from dgseg.recipes import words_by_name
 from dgseg.runs.study.records import COSTS, DETECTION, LOWER_IS_BETTER, VALIDATION, Record
 from dgseg.runs.study.statistics import SeedDifference, Summary, difference, summary
 
@@ -105,7 +105,7 @@ def compare(
     for name in group_by:
         _check(name, known, "no recipe here has a field")
     scores, fields = _columns(records, columns, known)
-    places = {name: place for place, name in enumerate(RECIPES)}
+    places = {name: place for place, name in enumerate(words_by_name())}
     records = sorted(records, key=lambda run: places.get(run.fields.get("name", ""), len(places)))
     groups, notes = _grouped(records, group_by or ("name",), apart=not group_by)
     reference = None if baseline is None else _baseline(baseline, groups)

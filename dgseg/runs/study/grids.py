@@ -1,6 +1,7 @@
 """The studies: which recipes stand side by side, and which baseline each is judged against.
 
-Every row is a whole recipe. Its last checkpoint is scored; nothing is chosen by a score, the targets' least of all.
+Every row is a whole recipe; those of tables have the names that dgseg/recipes gives them. The last checkpoint is
+scored: nothing is chosen by a score, the targets' least of all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from dgseg.data.datasets import parse_spec
-from dgseg.recipes import detect, named, override
-from dgseg.recipes.ablation import ROWS, WEIGHTINGS
-from dgseg.recipes.realtime import AUGMENTATIONS, LOSSES
+from dgseg.recipes import TABLES, named, override
 from dgseg.runs.study.charts import Lines
 from dgseg.training.recipe import Recipe
 
@@ -24,16 +23,6 @@ SENSITIVITY: dict[str, tuple[str, tuple[float, ...]]] = {
     "τ": ("objective.gap.temperature", (0.02, 0.07, 0.2, 0.5)),
     "λ_gap": ("objective.gap.weight", (0.1, 0.5, 2.0, 8.0, 32.0)),
     "k": ("sampler.hardness.steepness", (0.0125, 0.025, 0.05, 0.1, 0.4)),
-}
-BLINDNET = {  # row of its recipes -> label
-    "cm": "CML",
-    "cc": "CCL",
-    "cm-cc": "CML + CCL",
-    "cwcl": "CWCL",
-    "sdcl": "SDCL",
-    "cwcl-sdcl": "CWCL + SDCL",
-    "cm-cc-cwcl": "CML + CCL + CWCL",
-    "all": "BlindNet",
 }
 PIXELS = (0.0, 1.0, 2.0, 4.0, 8.0)
 # Ways to ask a model that was trained on known classes alone.
@@ -80,28 +69,26 @@ BUDGETS = {
 }
 
 
-def ablation(world: str = "streets") -> Grid:
-    labels = {row: "baseline" if row == "none" else row.upper().replace("-", " + ") for row in ROWS}
+def _against(base: str, recipes: Mapping[str, Recipe]) -> list[Row]:
+    """A row for every recipe, by its name; all but the baseline stand against it."""
+    return [Row(label, recipe, None if label == base else base) for label, recipe in recipes.items()]
+
+
+def ablation() -> Grid:
     return Grid(
         "ablation",
         "What does each part of FLEX-Seg bring? The rows of the paper's Table 2.",
-        [
-            Row(label, named(f"ablation-{world}-{row}"), None if row == "none" else labels["none"])
-            for row, label in labels.items()
-        ],
+        _against("baseline", TABLES["ablation"].recipes()),
     )
 
 
-def boundary(world: str = "streets") -> Grid:
-    base = "plain cross-entropy"
+def boundary() -> Grid:
+    parts = TABLES["ablation"].recipes()
+    rows = {"baseline": parts["baseline"], **TABLES["boundary"].recipes(), "ube": parts["ube"]}
     return Grid(
         "boundary",
         "Should pixels at boundaries weigh more, less, or as much as their uncertainty says?",
-        [
-            Row(base, named(f"ablation-{world}-none")),
-            *(Row(kind, named(f"boundary-{kind}-{world}"), base) for kind in WEIGHTINGS),
-            Row("UBE", named(f"ablation-{world}-ube"), base),
-        ],
+        _against("baseline", rows),
     )
 
 
@@ -146,60 +133,51 @@ def sensitivity() -> Grid:
 
 
 def blindnet() -> Grid:
-    base = "cross-entropy"
+    rows = TABLES["blindnet"].recipes()
+    del rows["cc-whitening"]  # a variant of one loss, which this study does not ask about
     return Grid(
         "blindnet",
         "What does each of BlindNet's losses bring, alone and with others? Its Table 4 in small, with all four alone; "
-        "cross-entropy is that of both views too.",
-        [
-            Row(base, named("ablation-blindnet-streets-none")),
-            *(Row(label, named(f"ablation-blindnet-streets-{row}"), base) for row, label in BLINDNET.items()),
-            Row("BlindNet + FLEX-Seg", named("blindnet-flexseg-streets"), base),
-        ],
+        "cross-entropy of both views is in every row.",
+        _against("baseline", rows),
     )
 
 
 def realtime() -> Grid:
-    plain, adversary = "source alone", "adversary"
-    augmented = {parts: f"{plain}, {parts}" for parts in AUGMENTATIONS if parts != "none"}
-    rows = [
-        Row(plain, named("realtime-streets-augment-none")),
-        *(Row(label, named(f"realtime-streets-augment-{parts}"), plain) for parts, label in augmented.items()),
-        Row(adversary, named("realtime-streets"), augmented["jitter"]),
-        *(Row(f"{adversary}, {loss}", named(f"realtime-streets-{loss}"), adversary) for loss in LOSSES),
-    ]
+    def baseline(row: str) -> str | None:
+        if row.startswith("augment-"):
+            return None if row == "augment-none" else "augment-none"
+        return "augment-jitter" if row == "adversary" else "adversary"
+
     return Grid(
         "realtime",
         "What do augmentation, an adversary that has seen fog's images, and other losses bring? Tables 2 to 4 of the "
         "real-time study in small: what is adapted to is fog.",
-        rows,
+        [Row(row, recipe, baseline(row)) for row, recipe in TABLES["realtime"].recipes().items()],
     )
 
 
-def detection(model: str = detect.DEEPLAB) -> Grid:
-    infix = "mask2former-" if model == detect.MASK2FORMER else ""
-    start, base = named(f"detect-streets-{infix}start"), "energy"
+def detection(family: str = "deeplabv3plus") -> Grid:
+    name = "detection" if family == "deeplabv3plus" else f"detection-{family}"
+    table = TABLES[name].recipes()
     # The start is scored on what the others are: the targets with unknown objects.
-    start = override(start, {"data.test": list(named(f"detect-streets-{infix}stage2").data.test)})
-
-    def row(label: str, name: str, scorer: str) -> Row:
-        return Row(label, named(name), base, "start", scorer)
-
-    rows = [
-        Row("start", start, shown=False),
-        *(Row(label, start, None if label == base else base, scorer=name) for name, label in SCORERS.items()),
-        row("maximised entropy", f"detect-streets-{infix}max-entropy", "entropy"),
-        row("detector alone", f"detect-streets-{infix}detector", "learned"),
-        row("generalizer alone", f"detect-streets-{infix}generalizer", "energy"),
-    ]
-    for shift in detect.SHIFTS:
-        first = f"{shift}, stage 1"
-        stages = [named(f"ablation-detect-{infix}{shift}-stage{number}") for number in (1, 2)]
-        unscored = override(stages[0], {"data.test": [], "data.validation": []})
-        rows.append(Row(first, unscored, after="start", shown=False))
-        rows.append(Row(f"Generalize or Detect, {shift}", stages[1], base, first, "learned"))
+    start = override(
+        named("detect-streets-start", family=family),
+        {"data.test": list(named("detect-streets-stage2", family=family).data.test)},
+    )
+    scorers = {"max-entropy": "entropy", "generalizer": "energy"}  # the others have learned a score
+    rows = [Row("start", start, shown=False)]
+    for scorer, label in SCORERS.items():
+        rows.append(Row(label, start, None if label == "energy" else "energy", scorer=scorer))
+    for label, recipe in table.items():
+        if label.endswith("-stage1"):
+            unscored = override(recipe, {"data.test": [], "data.validation": []})
+            rows.append(Row(label, unscored, after="start", shown=False))
+        else:
+            after = label.replace("-stage2", "-stage1") if label.endswith("-stage2") else "start"
+            rows.append(Row(label, recipe, "energy", after, scorers.get(label, "learned")))
     return Grid(
-        "detection" if not infix else "detection-mask2former",
+        name,
         "Does one model find unknown objects and tell known classes, in fog and at night too? The paper's Tables 2 "
         f"and 4 in small, on {start.model.name}. Scores are means over the target domains.",
         rows,
@@ -214,7 +192,7 @@ GRIDS: dict[str, Callable[[], Grid]] = {
     "blindnet": blindnet,
     "realtime": realtime,
     "detection": detection,
-    "detection-mask2former": partial(detection, detect.MASK2FORMER),
+    "detection-mask2former": partial(detection, "mask2former"),
 }
 
 

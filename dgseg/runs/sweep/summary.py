@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from dgseg.recipes import RECIPES, differences, named
+from dgseg.recipes import differences, from_words, words_by_name
 from dgseg.runs.launch.command import parse
 from dgseg.runs.sweep.record import TrialRecord, best, study
 from dgseg.runs.sweep.space import Parameter, applied, outside
@@ -35,9 +35,8 @@ def importances(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) 
 
 def command(recipe: Recipe, name: str, saved_as: str) -> str:
     """The line that trains this recipe: flags where they say it all, else the YAML that it is saved as."""
-    if recipe.name in RECIPES:
-        words = [recipe.name]
-        for field, (_, value) in differences(named(recipe.name), recipe).items():
+    if words := words_by_name().get(recipe.name):
+        for field, (_, value) in differences(from_words(words).recipe, recipe).items():
             words += _flag(field, value) if field != "model.options" else []  # one without entries
         if _means(words, recipe):
             return shlex.join(["dgseg", "train", *words, "--name", name])

@@ -2,12 +2,13 @@
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dgseg.cli import main as dgseg
-from dgseg.recipes import RECIPES, flatten, named, override, to_yaml
+from dgseg.recipes import RECIPES, TABLES, flatten, from_words, named, override, to_yaml
 from dgseg.runs.launch.command import Command, parse
 from dgseg.runs.launch.config import LaunchConfig
 from dgseg.runs.launch.main import checked
@@ -36,16 +37,46 @@ def test_every_recipe_is_read_as_it_is(name: str) -> None:
     assert read(name.replace("-", "_")).recipe == named(name)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "hrda --model.backbone r101 --with flexseg --as published",
+        "blindnet --from cityscapes",
+        "study:ablation/gap-ube",
+        "study:ablation-blindnet/cml-0.1",
+    ],
+)
+def test_options_and_rows_decide_what_the_flags_begin_with(words: str) -> None:
+    recipe = read(f"{words} --seed 3").recipe
+    assert recipe == replace(from_words(words.split()).recipe, seed=3)
+
+
+def test_an_old_name_is_told_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
+    command = read("flexseg_daformer --seed 3")
+    assert capsys.readouterr().err == (
+        "flexseg-daformer is now daformer --with flexseg (to resume an older run add --name flexseg-daformer)\n"
+    )
+    assert command == read("daformer --with flexseg --seed 3")
+    assert capsys.readouterr().err == ""
+
+
+def test_the_rows_of_tables_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    said = explained("study:", capsys)
+    for name, table in TABLES.items():
+        assert f"study:{name}: {table.summary} {' '.join(table.recipes())} " in f"{said} "
+
+
 def test_fields_are_flags_by_their_dotted_names() -> None:
     command = read(
-        "flexseg-daformer --objective.ube.alpha 5 --data.augment.crop 256 512 --train.compile --optimizer.lr=1e-3 "
+        "daformer --objective.ube.alpha 5 --data.augment.crop 256 512 --train.compile --with flexseg "
+        "--optimizer.lr=1e-3 "
         "--sampler.hardness.per_draw --train.clip 1 --data.test a b --seed 3 "
         "--workers 8 --min-workers 4 --name mine --strategy fsdp --run.storage s3://bucket/runs"
     )
     changed = {
         name: value
         for name, value in flatten(command.recipe).items()
-        if flatten(named("flexseg-daformer"))[name] != value
+        if flatten(named("daformer", methods=["flexseg"]))[name] != value
     }
     assert changed == {
         "objective.ube.alpha": 5.0,
@@ -87,10 +118,13 @@ def test_a_saved_recipe_starts_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("erm-street", "no recipe 'erm-street'. Did you mean erm-streets"),
-        ("xyz", "There are flexseg-streets, erm-streets"),
+        ("erm-street", "no recipe 'erm-street'; did you mean erm-streets? --help lists them"),
+        ("xyz", "no recipe 'xyz'. --help lists them"),
         ("--workers 2 erm-streets", "erm-streets stands first"),
         ("erm-streets --recipe a.yaml", "--recipe stands first"),
+        ("erm-streets --with flexseg", "erm-streets does not exist with --with flexseg"),
+        ("--as published", "flexseg-streets does not exist with --as published"),
+        ("--recipe RECIPE --with flexseg", "is a whole recipe: options such as --with go with a recipe's name"),
         ("--recipe", "takes the YAML file"),
         ("--recipe nowhere.yaml", "nowhere.yaml is no file"),
         (
@@ -141,10 +175,12 @@ def test_a_wrong_value_is_told_its_field_and_what_that_takes(
 
 def test_help_shows_every_field_with_its_doc(capsys: pytest.CaptureFixture[str]) -> None:
     start = time.perf_counter()
-    said = explained("flexseg-daformer --help", capsys)
+    said = explained("daformer --help --with flexseg", capsys)
     assert time.perf_counter() - start < 3
-    parts = {name.rpartition(".")[0] for each in RECIPES for name in flatten(named(each))} | {"data.target"}
-    for name, value in flatten(named("flexseg-daformer")).items():
+    recipes = [choice.recipe() for entry in RECIPES.values() for choice in entry.choices()]
+    parts = {name.rpartition(".")[0] for recipe in recipes for name in flatten(recipe)} | {"data.target"}
+    parts |= {"objective.focal_dice", "objective.whitening", "objective.max_entropy"}  # rows of tables alone have them
+    for name, value in flatten(named("daformer", methods=["flexseg"])).items():
         absent = value is None and name in parts
         if not absent and name != "name" and not name.startswith("model.options"):
             assert f"--{name.replace('_', '-')}" in said, name
@@ -156,7 +192,7 @@ def test_help_shows_every_field_with_its_doc(capsys: pytest.CaptureFixture[str])
 def test_help_without_a_recipe_lists_them_all(capsys: pytest.CaptureFixture[str]) -> None:
     said = explained("--help", capsys)
     for name, each in RECIPES.items():
-        assert f" {name} {each.says} ".replace("  ", " ") in said
+        assert f" {name} {each.summary} {each.usage} ".replace("  ", " ") in said
     assert "--objective.gap.nested" in said, "and the default's fields"
 
 

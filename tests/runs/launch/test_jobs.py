@@ -143,7 +143,7 @@ def test_a_checkout_reaches_the_cluster_with_its_libraries(nodes: TwoNodes) -> N
 def test_what_a_user_can_mend_is_one_line_of_the_jobs_output(nodes: TwoNodes) -> None:
     line = "job submit -- python ray_jobs/train_flexseg.py erm-street"
     text = nodes.ray(line).communicate(timeout=100)[0]
-    assert "dgseg train: there is no recipe 'erm-street'. Did you mean erm-streets" in text
+    assert "dgseg train: there is no recipe 'erm-street'; did you mean erm-streets" in text
     assert "Traceback" not in text
 
 

@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 
 def test_mlflow_and_the_folders_say_the_same(tmp_path: Path):
-    recipe = tiny({"schedule.steps": 4, "schedule.warmup": 1, "train.evaluate_every": 2}, name="erm-streets")
+    recipe = tiny({"schedule.steps": 4, "schedule.warmup": 1, "train.evaluate_every": 2}, words="erm-streets")
     runs = plan(Grid("small", "Does it run?", [Row("base", recipe)]), (3,))
     config = MlflowConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", system_interval=0, tags={"study": "small"}).resolved()
     under = parent(config, f"{tmp_path}/small", "Does it run?")

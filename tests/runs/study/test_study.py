@@ -73,7 +73,7 @@ def test_rows_differ_in_what_they_say():
     for label, recipe in sensitivity.items():
         assert len(differences(recipe, sensitivity[CENTRE])) == (label != CENTRE)
     assert [row.label for row in GRIDS["ablation"]().rows] == [
-        "baseline", "GAP", "UBE", "GAP + UBE", "GAP + UBE + HAS",
+        "baseline", "gap", "ube", "gap-ube", "gap-ube-has",
     ]  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def grid() -> Grid:
-    base = tiny(SMALL, name="erm-streets")
+    base = tiny(SMALL, words="erm-streets")
     return Grid("ablation", "Does it help?", [Row("base", base), Row("ours", tiny(SMALL), "base")])
 
 
@@ -280,8 +280,8 @@ DETECTS = {
 
 def test_some_rows_are_studied_with_what_they_stand_on():
     grid = GRIDS["detection"]()
-    some = with_rows(grid, ["Generalize or Detect, both"])
-    assert [row.label for row in some.rows] == ["start", "energy", "both, stage 1", "Generalize or Detect, both"]
+    some = with_rows(grid, ["both-stage2"])
+    assert [row.label for row in some.rows] == ["start", "energy", "both-stage1", "both-stage2"]
     whole = {run.name for run in plan(within(grid, BUDGETS["smoke"]), (0,))}
     assert {run.name for run in plan(with_rows(within(grid, BUDGETS["smoke"]), ["ODIN"]), (0,))} < whole
     with pytest.raises(ValueError, match=r"--rows 'odin' is no row of detection; there are: start; .*ODIN"):
