@@ -118,7 +118,7 @@ def test_a_saved_recipe_starts_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("erm-street", "no recipe 'erm-street'; did you mean erm-streets? --help lists them"),
+        ("erm-street", "no recipe 'erm-street'; did you mean erm-streets"),
         ("xyz", "no recipe 'xyz'. --help lists them"),
         ("--workers 2 erm-streets", "erm-streets stands first"),
         ("erm-streets --recipe a.yaml", "--recipe stands first"),

@@ -16,13 +16,13 @@ def run(
 ) -> Path:
     """mIoU `fog` on fog, and 0.3 on every other domain."""
     made = override(named(recipe), {**(changes or {}), "seed": seed})
-    place = folder / (name or f"{recipe}-seed{seed}")
+    place = folder / (name or f"{made.name}-seed{seed}")
     place.mkdir(parents=True)
     (place / "recipe.yaml").write_text(to_yaml(made))
     scores = {each: fog if each == "fog" else 0.3 for each in DOMAINS}
     result = {
         "name": place.name,
-        "recipe": recipe,
+        "recipe": made.name,
         "steps": made.schedule.steps,
         "seed": seed,
         "scores": flat_scores(

@@ -180,14 +180,16 @@ def test_costs_are_columns(runs: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_models_that_differ_in_options_have_costs_from_files_of_their_own(tmp_path: Path):
     """BlindNet's Table 3; its baseline's options say None, which is no option."""
     model, profiles = "deeplabv3plus_mobilenetv2", {"plain": [], "blind": ["--set", "instance_norms=whitening"]}
-    for recipe in ("blindnet", "blindnet-erm"):
+    for recipe in ("blindnet", "study:blindnet-baselines/erm"):
         recorded.run(tmp_path / "runs", recipe, 0, 0.4, {"model.name": model})
     costs = {name: str(tmp_path / f"{name}.json") for name in profiles}
     for name, options in profiles.items():
         cheap = ["--size", "64x96", "--rounds", "1", "--json", costs[name]]
         assert main(["profile", model, *options, *cheap]) == 0
     measured: list[Record] = with_costs(records(tmp_path / "runs"), Path(costs["plain"]))
-    assert [set(COSTS) <= set(run.fields) for run in measured] == [run.name == "blindnet-erm-seed0" for run in measured]
+    assert [set(COSTS) <= set(run.fields) for run in measured] == [
+        run.name == "blindnet-baselines-erm-seed0" for run in measured
+    ]
     assert main(["compare", str(tmp_path / "runs"), "--profile", *costs.values(), "--columns", "fog", "MACs"]) == 0
     both = with_costs(measured, Path(costs["blind"]))
     assert len({run.fields["latency"] for run in both}) == 2
