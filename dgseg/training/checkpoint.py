@@ -118,7 +118,7 @@ class Checkpoints:
         if self.storage.local is None:
             raise ValueError(
                 f"this strategy writes files of its own, and {self.storage.url} is no folder that it can write to: "
-                "give --run.storage a path, on NFS for several machines, or choose another --run.strategy"
+                "give --storage a path, on NFS for several machines, or choose another --strategy"
             )
         aside = self._begin(step)
         (aside / EXTRA).mkdir()
@@ -346,7 +346,7 @@ class Checkpoints:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped)
             raise CheckpointError(
                 f"no checkpoint in {self.storage.url} is whole ({reasons}); bring one back, or start anew with another "
-                "--run.name"
+                "--name"
             )
         return None
 

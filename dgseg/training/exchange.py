@@ -1,7 +1,7 @@
-"""What the ranks tell each other once a step: loss terms, the losses of single images, and who wants to stop.
+"""What the ranks exchange once a step: loss terms, the losses of single images, and whether a rank wants to stop.
 
-One small collective for all of it, so that whatever the step decides (is the loss finite, what does the hardness
-sampler learn, does anybody want to stop) is decided alike everywhere.
+One small collective for all of it, so that every rank decides alike whether the loss is finite, what the hardness
+sampler learns and whether the run stops.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from dgseg.training.world import World
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepTotals:
     """Of one step, over all ranks."""
 
     step: int
@@ -31,12 +31,11 @@ class Seen:
     valid: npt.NDArray[np.bool_]
 
 
-class Posted:
-    """On its way; `wait` gives it. A GPU goes on working meanwhile."""
+class PendingExchange:
+    """On its way: `wait` returns the totals. A GPU computes meanwhile."""
 
-    def __init__(self, step: int, names: Sequence[str], images: int, values: Tensor) -> None:
-        self.step, self.names, self.images = step, tuple(names), images
-        self.ids: list[str] = []
+    def __init__(self, step: int, names: Sequence[str], ids: list[str], images: int, values: Tensor) -> None:
+        self.step, self.names, self.ids, self.images = step, tuple(names), ids, images
         self._ready: torch.cuda.Event | None = None
         if values.is_cuda:
             host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -46,14 +45,14 @@ class Posted:
             values = host
         self._values = values
 
-    def wait(self) -> Seen:
+    def wait(self) -> StepTotals:
         if self._ready is not None:
             self._ready.synchronize()
         values = self._values.numpy()  # [ranks, terms + 1 + 3 · images]
         count = len(self.names)
         terms = values[:, :count].mean(0)
         images = values[:, count + 1 :].reshape(len(values), 3, self.images)
-        return Seen(
+        return StepTotals(
             step=self.step,
             terms=dict(zip(self.names, terms.tolist(), strict=True)),
             finite=bool(np.isfinite(values[:, :count]).all()),
@@ -64,15 +63,16 @@ class Posted:
         )
 
 
-def post(
+def start(
     world: World,
     step: int,
     terms: dict[str, Tensor],
     stop: bool,
+    ids: list[str],
     indices: Tensor,
     images: ImageLosses | None,
-) -> Posted:
-    """indices [N] of this rank's images; images: their losses, or None where no objective scores whole images."""
+) -> PendingExchange:
+    """ids and indices [N] of this rank's images; images: their losses, or None where no objective scores whole ones."""
     device = next(iter(terms.values())).device
     count = len(indices) if images is not None else 0
     flat = torch.stack([term.detach().to(torch.float64) for term in terms.values()])
@@ -80,4 +80,4 @@ def post(
     if images is not None:
         parts += [indices.to(device, torch.float64), images.losses.to(torch.float64), images.valid.to(torch.float64)]
     values = torch.cat(parts)
-    return Posted(step, list(terms), count, across_ranks.gather(values, world.group))
+    return PendingExchange(step, list(terms), ids, count, across_ranks.gather(values, world.group))

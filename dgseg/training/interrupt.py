@@ -10,27 +10,27 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
-        """told: in the handler of the first one; it must not print."""
+    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
+        """on_first: called in the handler of the first signal; it must not print."""
         self.requested: str | None = None  # the signal's name
-        self._told = told
+        self._on_first = on_first
 
     @contextmanager
     def listening(self) -> Iterator["Interrupt"]:
         if threading.current_thread() is not threading.main_thread():
-            # Python hands signals to the main thread alone; a launcher that trains in another asks through a listener.
+            # Python delivers signals to the main thread alone; a launcher that trains in another asks by a listener.
             yield self
             return
-        before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.requested = signal.Signals(number).name
-        self._told()
+        self._on_first()

@@ -34,13 +34,15 @@ class Journal(Listener):
             losses=dict(report.losses),
             metrics=dict(report.metrics),
             images_per_second=report.images_per_second,
+            timings=dict(report.timings),
+            memory=report.memory,
         )
 
     def on_scores(self, report: ScoreReport) -> None:
         self._add("scores", report.step, final=report.final, scores=report.named)
 
     def on_end(self, end: RunEnd) -> None:
-        self._add("end", end.step, status=end.status, reason=end.reason)
+        self._add("end", end.step, status=end.status, reason=end.reason, timings=dict(end.timings))
         self._write()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""What a run tells to whoever listens: the progress bar, MLflow, Ray, a sweep.
+"""What a run reports to its listeners: the progress bar, the journal, MLflow, Ray, a sweep.
 
-The loop calls listeners in rank 0's process alone, unless `every_rank` is set. A listener must not raise for troubles
-of its own (a server that is down): what it raises stops the run. Values are plain Python numbers.
+Listeners live in rank 0's process alone, unless `every_rank` is set. A listener must not raise for troubles of its own
+(a server that is down): its errors stop the run. Values are plain Python numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class StepReport:
     metrics: Mapping[str, float]  # of objectives, sampler, loader; "lr", "gradient_norm"
     images_per_second: float
     seconds: float  # since this process began to train
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds since the last report, by part; see clock.py
+    memory: int = 0  # peak bytes: what torch held of the GPU, or what this process held of the machine
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,18 @@ class CheckpointReport:
 
 
 @dataclass(frozen=True)
+class ProfileReport:
+    step: int
+    files: tuple[str, ...]  # paths or URIs of the first rank's: a trace, and of a GPU its memory
+
+
+@dataclass(frozen=True)
 class RunEnd:
-    status: str  # "finished", "stopped" (may go on), "failed"
+    status: str  # "finished", "stopped" (can be resumed), "failed"
     step: int
     weights: Path | None = None  # the final model's, when finished
     reason: str = ""
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds of this process, by part; see clock.py
 
 
 class Listener:
@@ -83,11 +92,14 @@ class Listener:
     def on_checkpoint(self, report: CheckpointReport) -> None:
         return
 
+    def on_profile(self, report: ProfileReport) -> None:
+        return
+
     def on_end(self, end: RunEnd) -> None:
         return
 
     def should_stop(self) -> bool:
-        """Asked after every step: True lets the run save and end; the same name goes on later."""
+        """Asked after every step: True lets the run save and end; the same name resumes it later."""
         return False
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,3 +109,45 @@ class Listener:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Before on_start, when a run is resumed."""
         return
+
+
+class Listeners(Listener):
+    """Several as one."""
+
+    def __init__(self, listeners: Iterable[Listener]) -> None:
+        self._listeners = list(listeners)
+
+    def on_start(self, start: RunStart) -> None:
+        for each in self._listeners:
+            each.on_start(start)
+
+    def on_step(self, report: StepReport) -> None:
+        for each in self._listeners:
+            each.on_step(report)
+
+    def on_scores(self, report: ScoreReport) -> None:
+        for each in self._listeners:
+            each.on_scores(report)
+
+    def on_checkpoint(self, report: CheckpointReport) -> None:
+        for each in self._listeners:
+            each.on_checkpoint(report)
+
+    def on_profile(self, report: ProfileReport) -> None:
+        for each in self._listeners:
+            each.on_profile(report)
+
+    def on_end(self, end: RunEnd) -> None:
+        for each in self._listeners:
+            each.on_end(end)
+
+    def should_stop(self) -> bool:
+        return any(each.should_stop() for each in self._listeners)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {type(each).__name__: each.state_dict() for each in self._listeners}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for each in self._listeners:
+            if own := state.get(type(each).__name__):
+                each.load_state_dict(own)

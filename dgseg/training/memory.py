@@ -7,6 +7,10 @@ heap, the next steps find the same memory: no faults after a few of them. The he
 """
 
 import ctypes
+import resource
+import sys
+
+import torch
 
 # mallopt's numbers, from glibc's malloc.h. One arena, because the others' heaps end at 64 MB, above which they map
 # again: a launcher that trains in a thread would get one of them.
@@ -24,3 +28,10 @@ def keep_freed_memory() -> bool:
         return False
     # A list: every option is set, whatever the others say.
     return all([mallopt(option, value) == 1 for option, value in _OPTIONS.values()])  # noqa: C419
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes so far: that torch held of the GPU, or that this process held of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

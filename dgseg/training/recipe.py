@@ -195,6 +195,10 @@ class TrainConfig:
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"train.clip is {self.clip}, and nothing would be learned; None clips nothing")
 
+    def next_pause(self, step: int) -> int:
+        """The first step after this one that is followed by a score or a checkpoint."""
+        return min((step // every + 1) * every for every in (self.evaluate_every, self.save_every) if every)
+
 
 @dataclass(frozen=True)
 class Recipe:

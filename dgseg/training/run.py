@@ -9,7 +9,7 @@ Strategy = Literal["auto", "single", "ddp", "fsdp", "deepspeed"]
 @dataclass(frozen=True)
 class RunConfig:
     name: str | None = None
-    """of the run; the same name again goes on where it stopped. None: the recipe's name"""
+    """of the run; the same name again resumes it. None: the recipe's name"""
     storage: str = "runs"
     """folder of all runs: a path, on NFS for many machines, or what pyarrow opens (s3://…)"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -25,13 +25,15 @@ class RunConfig:
     """steps between two reports"""
     timeout: float = 600.0
     """seconds that a worker waits for the others before it gives up"""
+    profile: int | None = None
+    """trace this many steps, for ui.perfetto.dev, into the run's folder"""
     stop_after: int | None = None
     """stop at this step, save, and leave the rest to a later run of the same name"""
 
     def __post_init__(self) -> None:
         if self.name is not None and (self.name in ("", ".", "..") or "/" in self.name or "\\" in self.name):
             raise ValueError(f"{self.name!r} is no name of a run: it becomes a folder in the storage, without slashes")
-        for name in ("log_every", "stop_after"):
+        for name in ("log_every", "profile", "stop_after"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1 step")

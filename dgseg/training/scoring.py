@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 from dgseg.data import Dataset, from_spec
@@ -14,16 +13,16 @@ from dgseg.evaluation.evaluate import check
 from dgseg.evaluation.pictures import Example, panel
 from dgseg.evaluation.protocols import protocol_named
 from dgseg.models.base import SegmentationModel
-from dgseg.training.listener import ScoreReport
+from dgseg.training.listener import Listener, ScoreReport
 from dgseg.training.recipe import Recipe
 from dgseg.training.strategies import Strategy
 from dgseg.training.world import World
 
 
 class Scoring:
-    def __init__(self, recipe: Recipe, world: World) -> None:
+    def __init__(self, recipe: Recipe, world: World, listener: Listener) -> None:
         data = recipe.data
-        self.recipe, self.world = recipe, world
+        self.recipe, self.world, self.listener = recipe, world, listener
         self.protocol = protocol_named(data.protocol, recipe.model.name)
         self.datasets = {
             "validation": [from_spec(spec) for spec in data.validation],
@@ -32,30 +31,37 @@ class Scoring:
         for datasets in filter(None, self.datasets.values()):  # before the first step, not after the last
             check(datasets, self.protocol, batch_size=data.test_batch, workers=data.loaders, extras=())
 
-    def validation(self, strategy: Strategy, step: int) -> ScoreReport:
+    def validate(self, strategy: Strategy, step: int) -> float | None:
+        """The score that selects the best checkpoint; None where none is due at this step."""
+        every = self.recipe.train.evaluate_every
+        due = step >= self.recipe.schedule.steps or (every is not None and step % every == 0)
+        if not due or not self.datasets["validation"]:
+            return None
         with strategy.scored_model() as model:
-            found = self._evaluate(model, self.datasets["validation"])
-        mean = float(np.mean([each.scores.miou for each in found.domains.values()]))
-        return ScoreReport(step, False, _named(found), {"validation": mean})
+            evaluation = self._evaluate(model, self.datasets["validation"])
+        score = float(np.mean([each.scores.miou for each in evaluation.domains.values()]))
+        self.listener.on_scores(ScoreReport(step, False, _named(evaluation), {"validation": score}))
+        return score
 
-    def test(self, model: SegmentationModel, step: int, place: Path) -> ScoreReport:
-        shown: dict[str, Example] = {}
+    def test(self, model: SegmentationModel, step: int, folder: Path) -> ScoreReport | None:
+        """Pictures go to the folder. None where there is no data.test."""
+        if not self.datasets["test"]:
+            return None
+        examples: dict[str, Example] = {}
 
         def keep(seen: Seeing) -> None:
             if seen.index == 0:  # the first image of every data set
-                shown[seen.domain] = _example(seen)
+                examples[seen.domain] = _example(seen)
 
-        found = self._evaluate(model, self.datasets["test"], keep)
-        everybody = [shown]
-        if self.world.group is not None:
-            everybody = [{} for _ in range(self.world.size)]
-            dist.all_gather_object(everybody, shown, group=self.world.group)
+        evaluation = self._evaluate(model, self.datasets["test"], keep)
+        examples = {domain: each for rank in self.world.gather(examples) for domain, each in rank.items()}
         pictures = {}
         if self.world.first:
-            pictures["panel"] = place / "panel.png"
-            all_shown = {domain: example for each in everybody for domain, example in each.items()}
-            panel([all_shown[domain] for domain in found.domains if domain in all_shown]).save(pictures["panel"])
-        return ScoreReport(step, True, _named(found), found.averages(), pictures)
+            pictures["panel"] = folder / "panel.png"
+            panel([examples[domain] for domain in evaluation.domains if domain in examples]).save(pictures["panel"])
+        report = ScoreReport(step, True, _named(evaluation), evaluation.averages(), pictures)
+        self.listener.on_scores(report)
+        return report
 
     def _evaluate(
         self,
@@ -87,5 +93,5 @@ def _example(seen: Seeing) -> Example:
     )
 
 
-def _named(found: Evaluation) -> dict[str, dict[str, float]]:
-    return {domain: result.named_scores() for domain, result in found.domains.items()}
+def _named(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    return {domain: result.named_scores() for domain, result in evaluation.domains.items()}

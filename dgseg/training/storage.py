@@ -81,7 +81,7 @@ class Storage(ABC):
         except OSError as error:
             raise ValueError(
                 f"the storage {self.url} cannot be written ({error.strerror or error}); name a folder or URI that this "
-                "user can write to with --run.storage, or mend its permissions, space or credentials"
+                "user can write to with --storage, or mend its permissions, space or credentials"
             ) from error
 
 
@@ -102,9 +102,7 @@ def run_folder(url: str, storage: str, name: str) -> Storage:
 
 
 def held(storage: Storage, busy: Busy) -> Busy:
-    return Busy(
-        f"another run works on {storage.url}: {busy}. Wait for it, stop it, or choose another name with --run.name"
-    )
+    return Busy(f"another run works on {storage.url}: {busy}. Wait for it, stop it, or choose another name with --name")
 
 
 class LocalStorage(Storage):

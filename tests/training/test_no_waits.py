@@ -24,7 +24,7 @@ from dgseg.training import exchange
 from dgseg.training.assemble import present
 from dgseg.training.learner import Learner
 from dgseg.training.recipe import Recipe
-from dgseg.training.train import _finite
+from dgseg.training.saver import _finite
 from dgseg.training.world import World
 
 META = torch.device("meta")
@@ -98,7 +98,7 @@ def step(recipe: Recipe) -> list[str]:
     with crossings() as found:
         terms = learner(images, StepContext(0, recipe.schedule.steps))
         torch.stack(list(terms.values())).sum().backward()
-        exchange.post(World(0, 1, 0, META, None), 0, terms, False, images.indices, objectives.image_losses())
+        exchange.start(World(0, 1, 0, META, None), 0, terms, False, [], images.indices, objectives.image_losses())
     return found
 
 

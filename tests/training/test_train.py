@@ -1,6 +1,7 @@
 """Runs from start to end, stopped, killed, resumed, and refused."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -21,14 +22,14 @@ from dgseg.data.streets import Streets
 from dgseg.models import build, load_weights, save_weights
 from dgseg.objectives import CrossEntropy, FocalDiceConfig
 from dgseg.recipes import from_yaml, named, override
-from dgseg.training import Listener, NonFiniteLoss, RunConfig, RunResult, train
+from dgseg.training import Listener, NonFiniteLoss, Progress, RunConfig, RunResult, train
 from dgseg.training.checkpoint import CheckpointError
 from dgseg.training.identity import dataset_identity
 from dgseg.training.journal import FILE, Journal
 from dgseg.training.listener import RunEnd, ScoreReport, StepReport
 from dgseg.training.recipe import ObjectiveConfig
+from dgseg.training.saver import WEIGHTS
 from dgseg.training.storage import LocalStorage
-from dgseg.training.train import WEIGHTS
 from tests.training.harness import RECORDED, Record, in_processes, tiny
 
 LEAN = {"data.validation": [], "data.test": []}
@@ -83,6 +84,38 @@ def test_a_run_leaves_weights_scores_and_a_picture(tmp_path: Path) -> None:
     assert summary["datasets"]["source0"]["samples"] == 40
     assert (folder / "panel.png").read_bytes()[:4] == b"\x89PNG"
     load_weights(build("bisenet_mini"), folder / "weights.safetensors")
+
+
+def test_a_run_explains_where_its_time_went(tmp_path: Path) -> None:
+    ear, shown = Ear(), io.StringIO()
+    began = time.perf_counter()
+    go(tmp_path, {"data.test": []}, ear, Journal(), Progress(shown), log_every=5)
+    seconds = time.perf_counter() - began
+    for report in ear.steps:
+        assert set(report.timings) == {"data", "forward", "backward", "exchange", "optimizer", "reports"}
+        assert report.images_per_second == pytest.approx(5 * 4 / sum(report.timings.values()))
+        assert min(report.timings["data"], report.timings["forward"], report.timings["backward"]) > 0
+        assert report.memory > 100e6, "torch alone takes more"
+    totals = ear.ends[-1].timings
+    assert 0.9 * seconds < sum(totals.values()) < seconds
+    assert sum(report.timings["backward"] for report in ear.steps) == pytest.approx(totals["backward"])
+    assert min(totals["start"], totals["scoring"], totals["saving"]) > 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / FILE).read_text().splitlines()]
+    assert [line["timings"] for line in lines if line["kind"] == "step"] == [dict(each.timings) for each in ear.steps]
+    assert lines[-1]["timings"] == dict(totals)
+    assert "for 20 steps" in shown.getvalue()
+    assert "% forward and backward" in shown.getvalue()
+
+
+def test_a_profile_is_a_trace_of_as_many_steps_as_asked(tmp_path: Path) -> None:
+    shown = io.StringIO()
+    go(tmp_path, LEAN | {"schedule.steps": 8, "schedule.warmup": 1}, Progress(shown), profile=2)
+    (trace,) = (tmp_path / "run" / "profile").iterdir()
+    assert trace.name == "step-00000003-rank0.trace.json"
+    assert str(trace) in shown.getvalue()
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"step 3", "step 4", "aten::convolution"} <= names
+    assert not names & {"step 2", "step 5"}
 
 
 def test_what_a_stopped_run_goes_on_to_is_what_it_would_have_been(tmp_path: Path) -> None:
@@ -176,7 +209,7 @@ def test_a_loss_that_is_no_number_stops_it_before_a_checkpoint(tmp_path: Path, m
 
     monkeypatch.setattr(CrossEntropy, "forward", bad)
     ear = Ear()
-    with pytest.raises(NonFiniteLoss, match="step 6: the loss is not finite") as caught:
+    with pytest.raises(NonFiniteLoss, match="step 6: the loss is NaN or infinite") as caught:
         go(tmp_path, LEAN | {"train.save_every": 3}, ear)
     assert all(name in str(caught.value) for name in ("ube = nan", "gap = ", *calls[6]))
     assert sorted(each.name for each in (tmp_path / "run/checkpoints").glob("step-*")) == [
@@ -191,9 +224,9 @@ def test_a_loss_that_is_no_number_stops_it_before_a_checkpoint(tmp_path: Path, m
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     """The loss shows it a step later, and a run would go on from them for ever."""
     changes = {"optimizer.lr": float("nan"), "schedule.warmup": 0}
-    with pytest.raises(NonFiniteLoss, match="step 1: the weights are not finite"):
+    with pytest.raises(NonFiniteLoss, match="step 1: the weights are NaN or infinite"):
         go(tmp_path, LEAN | changes | {"train.save_every": 1})
-    with pytest.raises(NonFiniteLoss, match="step 1: the weights are not finite"):
+    with pytest.raises(NonFiniteLoss, match="step 1: the weights are NaN or infinite"):
         go(tmp_path, LEAN | changes | {"schedule.steps": 1})
     assert not list((tmp_path / "run").glob("checkpoints/*"))
     assert not (tmp_path / "run" / WEIGHTS).exists()

@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 from torchvision.models import MobileNet_V2_Weights, ShuffleNet_V2_X1_0_Weights, mobilenet_v2, shufflenet_v2_x1_0
 
+from dgseg.models.backbones.normed_blocks import NormedStem, norm_after
 from dgseg.models.backbones.pretrained import pretrained_backbone
-from dgseg.models.norms import NormedStem, norm_after
 
 
 class LightTrunk(nn.Module):

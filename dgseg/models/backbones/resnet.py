@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, ResNet101_Weights, resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from dgseg.models.backbones.normed_blocks import norm_after
 from dgseg.models.backbones.pretrained import pretrained_backbone
-from dgseg.models.norms import InstanceNorm, norm_after
+from dgseg.models.norms import InstanceNorm
 
 # What the papers start from: torchvision's first weights, not the later recipe's.
 _KINDS: dict[int, tuple[Any, tuple[int, ...], str]] = {

@@ -44,7 +44,10 @@ def baseline_of(recipe: str) -> Baseline | None:
 
 def show(result: RunResult, recipe: str, console: Console) -> None:
     """Percent; the difference is one run's, without an interval: `dgseg compare` has those."""
-    if result.scores is None:
+    if result.weights is None:
+        return
+    if result.scores is None:  # the recipe has no data.test
+        console.print(f"weights   {result.weights}", soft_wrap=True)
         return
     baseline = baseline_of(recipe)
     table = Table(title=f"mIoU in % after {result.step} steps", title_justify="left")

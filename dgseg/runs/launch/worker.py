@@ -15,7 +15,15 @@ import torch
 from dgseg.data.names import without_secrets
 from dgseg.runs.launch.command import Command
 from dgseg.runs.launch.mailbox import tell
-from dgseg.training.listener import CheckpointReport, Listener, RunEnd, RunStart, ScoreReport, StepReport
+from dgseg.training.listener import (
+    CheckpointReport,
+    Listener,
+    ProfileReport,
+    RunEnd,
+    RunStart,
+    ScoreReport,
+    StepReport,
+)
 from dgseg.training.storage import open_storage
 from dgseg.training.train import RunResult
 
@@ -88,6 +96,9 @@ class Relay(Listener):
 
     def on_checkpoint(self, report: CheckpointReport) -> None:
         self._tell("on_checkpoint", report)
+
+    def on_profile(self, report: ProfileReport) -> None:
+        self._tell("on_profile", report)
 
     def on_end(self, end: RunEnd) -> None:
         ray.get(tell(self._mailbox, "on_end", end))  # after it, the driver asks no more: everything has arrived

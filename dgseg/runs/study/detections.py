@@ -15,7 +15,7 @@ from dgseg.runs.study.execute import Run, local_folder
 from dgseg.runs.study.grids import Grid
 from dgseg.runs.study.processes import asked, processes
 from dgseg.runs.study.records import DETECTION, Record
-from dgseg.training.train import WEIGHTS
+from dgseg.training.saver import WEIGHTS
 from dgseg.training.world import join
 
 

@@ -20,8 +20,8 @@ from dgseg.training import Journal, Listener, RunConfig, train
 from dgseg.training.assemble import model
 from dgseg.training.listener import ScoreReport, StepReport
 from dgseg.training.recipe import Recipe
+from dgseg.training.saver import WEIGHTS
 from dgseg.training.storage import open_storage
-from dgseg.training.train import WEIGHTS
 from dgseg.training.yaml import to_yaml
 
 if TYPE_CHECKING:

@@ -100,7 +100,7 @@ def test_without_arguments_it_trains_the_default_recipe_until_it_is_stopped(node
     assert job is not None
     said(nodes.ray("job stop", job[0]))
     rest = submitted.communicate(timeout=100)[0]
-    stopped = re.search(r"stopped after step (\d+) .* and saved: the same command goes on from there", rest)
+    stopped = re.search(r"stopped after step (\d+) .* and saved: the same command resumes from there", rest)
     assert stopped is not None, rest
     saved = nodes.folder / "runs" / "flexseg-streets" / "checkpoints" / f"step-{int(stopped[1]):08d}"
     assert (saved / "manifest.json").is_file()
@@ -176,9 +176,9 @@ def test_an_elastic_run_goes_on_with_one_worker_and_then_with_two_again(nodes: T
     told = read_until(driver, "2 workers")
     wait_for_checkpoint(tmp_path)
     nodes.do("lose")
-    told += read_until(driver, "1 worker, going on after step")
+    told += read_until(driver, "1 worker, resumed after step")
     nodes.do("add")
-    told += read_until(driver, "2 workers, going on after step")  # Ray looks for more machines once a minute
+    told += read_until(driver, "2 workers, resumed after step")  # Ray looks for more machines once a minute
     time.sleep(3)
     driver.send_signal(signal.SIGTERM)
     told += driver.communicate(timeout=200)[1]
