@@ -9,6 +9,7 @@ PROCESSES ?= auto
 BENCH_ARGS ?=
 TRAIN_ARGS ?=
 FINGERPRINT_ARGS ?=
+DOCS_ARGS ?=
 GPU_PROOF_OUT ?= gpu-proof-out
 # Such as --minutes 5.
 GPU_PROOF_ARGS ?=
@@ -28,12 +29,13 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TRAINING := $(VENV)/.installed-$(TRAIN_EXTRAS)
 INSTALLED := $(VENV)/.installed-$(EXTRAS)
+DOCS_INSTALLED := $(VENV)/.installed-docs
 # Modules are compiled when they are first imported: compiling all of them takes minutes, and few are used.
 PIP = $(BIN)/python -m pip install -q --no-compile -c constraints.txt
 NATIVE_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-slow train build native fingerprint lint format bench gpu-proof clean
+.PHONY: help test test-slow train build native fingerprint lint format docs bench gpu-proof clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +56,12 @@ $(TRAINING): pyproject.toml setup.py constraints.txt | $(BIN)/python
 $(INSTALLED): $(TRAINING)
 	$(PIP) --no-build-isolation -e '.[$(EXTRAS)]'
 	@touch $@
+
+# The site's reference is read from the sources: nothing of dgseg is imported.
+$(DOCS_INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
+	$(PIP) -r $@.txt
+	@mv $@.txt $@
 
 build: $(INSTALLED) native  ## build the native code into dgseg/_lib
 
@@ -89,6 +97,9 @@ format: $(INSTALLED)  ## rewrite the sources as lint wants them
 	ruff format .
 	clang-format -i $(NATIVE_SOURCES)
 
+docs: $(DOCS_INSTALLED)  ## the documentation's site, into site/; broken links are errors. DOCS_ARGS=serve shows it while you write
+	$(BIN)/python scripts/build_docs.py $(DOCS_ARGS)
+
 bench: build  ## time the operators against what one would use instead; BENCH_ARGS='--op boundary_bands'
 	$(BIN)/dgseg bench ops $(BENCH_ARGS)
 
@@ -96,4 +107,4 @@ gpu-proof:  ## on a GPU machine: build, benchmark, tests, compute-sanitizer; nee
 	PYTHON='$(PYTHON)' '$(PYTHON)' scripts/gpu-proof $(GPU_PROOF_OUT) $(GPU_PROOF_ARGS)
 
 clean:  ## remove what was built; .venv stays
-	rm -rf build dist *.egg-info dgseg/_lib dgseg/_host*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist site *.egg-info dgseg/_lib dgseg/_host*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -52,7 +52,7 @@ def read_ids(path: Path, *, oriented: bool = False) -> npt.NDArray[np.uint8] | n
         colours = pixels[..., : 3 if pixels.shape[-1] >= 3 else 1]
         if not (colours == colours[..., :1]).all():
             raise ValueError(
-                "holds colours where class ids are expected; name them in a classes file (README, Your own data)"
+                "holds colours where class ids are expected; name them in a classes file (docs/tutorials/own-data.md)"
             )
         return np.ascontiguousarray(colours[..., 0])
 

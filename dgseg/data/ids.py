@@ -15,7 +15,7 @@ from dgseg.data.decoding import read_colours, read_ids
 from dgseg.data.labels import CITYSCAPES_IDS, CLASSES, NUM_CLASSES, OUT_OF_DISTRIBUTION, VOID
 
 _UNKNOWN = 253
-_REMEDY = "map raw ids with a classes file (README, Your own data)"
+_REMEDY = "map raw ids with a classes file (docs/tutorials/own-data.md)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ def read_classes(path: Path | str) -> Ids:
         mapping = {_raw(key): _class(value) for key, value in entries.items()}
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}: {reason}; the README's section “Your own data” shows a classes file") from error
+        raise DataError(f"{path}: {reason}; docs/tutorials/own-data.md shows a classes file") from error
     return Ids.of(mapping, colours=coloured.pop(), rest=rest, remedy=f"name them in {path}")
 
 

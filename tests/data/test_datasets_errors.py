@@ -350,7 +350,7 @@ def test_classes_files_that_are_wrong(tmp_path: Path, content: str, message: str
     trees.image(tmp_path / "images/a.png", 1)
     trees.grey(tmp_path / "labels/a.png", ids([1]))
     (tmp_path / "c.json").write_text(content)
-    with pytest.raises(DataError, match=rf"c\.json: .*{message}.*Your own data"):
+    with pytest.raises(DataError, match=rf"c\.json: .*{message}.*own-data"):
         open_dataset("folder", tmp_path, classes=str(tmp_path / "c.json"))
 
 

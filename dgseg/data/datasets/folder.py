@@ -1,5 +1,5 @@
-"""A folder of one's own: images/ and labels/ with the same names below them, at any depth. The README's section “Your
-own data” walks through it."""
+"""A folder of one's own: images/ and labels/ with the same names below them, at any depth.
+docs/tutorials/own-data.md walks through it."""
 
 from pathlib import Path
 from typing import Any, ClassVar

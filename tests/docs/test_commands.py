@@ -1,0 +1,85 @@
+"""Every command that the documentation shows is one that the command line takes."""
+
+import argparse
+import re
+from importlib import import_module
+
+import pytest
+
+from dgseg import cli
+from dgseg.runs.launch import command
+from dgseg.runs.sweep import main as sweep
+from tests.docs.pages import ROOT, commands, words
+
+COMMANDS = sorted(set(commands()), key=str)
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def parse(line: list[str], whole: bool = True) -> None:
+    program, *rest = line
+    if program == "make":
+        assert set(rest) <= TARGETS
+    elif program == "source":
+        assert rest == [".venv/bin/activate"]
+    elif program == "python":
+        assert (ROOT / rest[0]).is_file()
+        if not rest[0].startswith("examples/"):  # which test_examples.py runs
+            parse(["dgseg", "sweep" if "sweep" in rest[0] else "train", *rest[1:]])
+    elif program == "torchrun":
+        parse(["dgseg", *rest[rest.index("dgseg") + 1 :]])
+    elif program == "ray":
+        if "--" in rest:
+            parse(rest[rest.index("--") + 1 :])
+    else:
+        assert program == "dgseg"
+        parse_verb(rest, whole)
+
+
+def parse_verb(rest: list[str], whole: bool = True) -> None:
+    verbs = cli.VERBS
+    while True:
+        name, *rest = rest
+        assert name in verbs, f"dgseg has no verb {name}"
+        module = import_module(verbs[name][0])
+        if not hasattr(module, "VERBS"):
+            break
+        verbs = module.VERBS
+        if not rest:
+            return  # dgseg bench: a family of verbs, named as such
+    if not rest or "--help" in rest:
+        return  # the verb, named as such
+    if name == "train":
+        if rest[0] == "--recipe":  # of a run that is not here
+            rest = ["flexseg-streets", *rest[2:]]
+        command.parse(rest, prog="dgseg train")
+    elif name == "sweep":
+        sweep.read(rest)
+    else:
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        if not whole:
+            for action in parser._actions:
+                action.required = False
+                if not action.option_strings:
+                    action.nargs = "*"
+                elif action.nargs is None:
+                    action.nargs = "?"
+        parser.parse_args(rest)
+
+
+@pytest.mark.parametrize("found", COMMANDS, ids=str)
+def test_command_is_taken(found, capsys):
+    try:
+        parse(words(found.text), found.whole)
+    except SystemExit as stop:
+        pytest.fail(f"{found.text}: exit status {stop.code}\n{capsys.readouterr().err}")
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) > 60
+    with pytest.raises(SystemExit):
+        parse_verb(["evaluate", "--weights", "w", "--dta", "streets=fog"])
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
