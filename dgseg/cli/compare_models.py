@@ -3,7 +3,7 @@
 import argparse
 import json
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from dgseg import __version__
 from dgseg.cli import model_arguments, two_models
 from dgseg.cli.data.messages import plain_messages
-from dgseg.cli.data.progress import progress_bar
+from dgseg.cli.data.progress import advanced_by, progress_bar
 from dgseg.data.dataset import Dataset
 from dgseg.evaluation import Evaluation, evaluate, protocol_named
 from dgseg.evaluation.bootstrap import ALL
@@ -138,22 +138,10 @@ def _evaluations(
                     device=device,
                     extras=EXTRAS,
                     autocast=model_arguments.PRECISIONS[arguments.precision],
-                    progress=_advanced_by(progress),
+                    progress=advanced_by(progress),
                 )
             )
     return found
-
-
-def _advanced_by(progress: Callable[[int], None]) -> Callable[[int, int], None]:
-    """From images done so far to images done since."""
-    before = 0
-
-    def heard(done: int, of: int) -> None:
-        nonlocal before
-        progress(done - before)
-        before = done
-
-    return heard
 
 
 def _how(arguments: argparse.Namespace, found: Comparison) -> str:

@@ -11,16 +11,15 @@ from pathlib import Path
 
 from dgseg.cli import model_arguments
 from dgseg.cli.data.messages import plain_messages
-from dgseg.cli.data.progress import progress_bar
-from dgseg.data.dataset import CorruptFile, Dataset
+from dgseg.cli.data.progress import advanced_by, progress_bar
+from dgseg.data.dataset import Dataset
 from dgseg.data.datasets import parse_spec
-from dgseg.evaluation.detection import Detection, detect, scorers_of, table
+from dgseg.evaluation.detection import Detection, detect, table
 from dgseg.evaluation.loading import scored_dataset
-from dgseg.evaluation.scorers import SCORERS
+from dgseg.evaluation.scorers import NAMES, scorers_of
 from dgseg.evaluation.table import plain
 from dgseg.models.trained import trained
 
-NAMES = (*SCORERS, "mahalanobis")
 DESCRIPTION = textwrap.fill(
     "Scores how well models find objects of no known class, beside how well they tell the known ones: AUROC, AP and "
     "FPR95 of pixels; sIoU, PPV and F1 of components above the threshold of the best pixel F1; mIoU and mAcc. Images "
@@ -86,15 +85,12 @@ def main(arguments: argparse.Namespace) -> int:
     with plain_messages("dgseg detect"):
         _check(arguments)
         model_arguments.check_outputs(arguments.json, arguments.csv)
-        datasets = _datasets(arguments.data)
+        datasets = [scored_dataset(spec) for spec in arguments.data]
         training = None if arguments.fit is None else scored_dataset(arguments.fit)
         device = model_arguments.torch_device(arguments.device)
-        images = sum(min(len(each), arguments.limit or len(each)) for each in datasets.values())
+        images = sum(min(len(each), arguments.limit or len(each)) for each in datasets)
         found: dict[str, list[Detection]] = {}
         broken: dict[str, str] = {}
-
-        def complain(name: str, error: CorruptFile) -> None:
-            broken[f"{name}: {error.path}"] = error.message  # once, for all models
 
         # All are there, and can be asked so, before the first is.
         ready = {}
@@ -103,12 +99,13 @@ def main(arguments: argparse.Namespace) -> int:
             ready[each.label] = model, scorers_of(model, each.scorers, training, arguments.fit_images)
         with progress_bar("images", images * len(ready)) as progress:
             for label, (model, scorers) in ready.items():
-                found[label] = detect(
-                    model, datasets, scorers, limit=arguments.limit, complain=complain, progress=progress
+                found[label], evaluation = detect(
+                    model, datasets, scorers, limit=arguments.limit, device=device, progress=advanced_by(progress)
                 )
+                broken |= evaluation.corrupt
         # First of all: a file that cannot be written must not take the scores along.
         print(plain(table(found)))
-        print(f"\n{', '.join(f'{name}: {_images(each, arguments.limit)}' for name, each in datasets.items())}")
+        print(f"\n{', '.join(f'{each.domain}: {_images(each, arguments.limit)}' for each in datasets)}")
         if bare := dict.fromkeys(row.dataset for rows in found.values() for row in rows if math.isnan(row.ap)):
             print(f"\n{', '.join(bare)}: no pixel of an unknown object (the streets world has some with unknown=true)")
         if broken:
@@ -147,16 +144,6 @@ def _place(spec: str) -> tuple[str, str, str | None]:
     """Images lie there, whatever the options choose or change of them."""
     parsed = parse_spec(spec)
     return parsed.name, parsed.path, parsed.split
-
-
-def _datasets(specs: Sequence[str]) -> dict[str, Dataset]:
-    found = {}
-    for spec in specs:
-        dataset = scored_dataset(spec)
-        if dataset.domain in found:
-            raise ValueError(f"{spec}: {dataset.domain} is there already")
-        found[dataset.domain] = dataset
-    return found
 
 
 def _rows(models: Sequence[Asked], found: Mapping[str, Sequence[Detection]]) -> list[dict[str, object]]:

@@ -37,8 +37,6 @@ EPILOG = """examples:
   dgseg evaluate --weights latest.pth --model hrda_mitb5 --protocol paper \\
     --data cityscapes=/data/cityscapes acdc=/data/acdc dark_zurich=/data/dark_zurich
   torchrun --nproc-per-node 4 -m dgseg evaluate --weights …"""
-# Data sets that mark what is out of distribution.
-_MARKED = ("road_anomaly", "smiyc_ra21", "smiyc_ro21", "acdc_poc", "muad")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +133,7 @@ def _scored(arguments: argparse.Namespace, world: World) -> tuple[SegmentationMo
 def _extras(arguments: argparse.Namespace, datasets: Sequence[Dataset]) -> set[str]:
     extras = set(arguments.also or ())
     if arguments.also is None:
-        if any(dataset.name in _MARKED or getattr(dataset, "unknown", False) for dataset in datasets):
+        if any(dataset.unknown for dataset in datasets):
             extras |= {"ood", "components"}
         if arguments.html:
             extras |= {"boundary", "calibration"}

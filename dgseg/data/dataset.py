@@ -36,6 +36,19 @@ class Dataset(ABC):
     name: str  # "gta5", "streets"
     domain: str  # what scores and batches are grouped by: "gta5", "acdc/fog", "fog"
     num_classes: int = NUM_CLASSES
+    unknown: bool = False  # whether it marks objects of no class: those are scored, too
+    conditions: tuple[str, ...] = ()  # scored apart, and as a whole: an id names its own after the dataset's name
+    # Predicted and true components of fewer pixels do not count; SegmentMeIfYouCan's sizes for large anomalies.
+    component_sizes: tuple[int, int] = (500, 100)
+    component_pixels: int | None = None  # of the images that these sizes are stated for; None: of any
+
+    def domain_of(self, index: int) -> str:
+        """What the scores of an image are grouped by: `domain`, or a condition of it, as in "acdc/fog"."""
+        if self.conditions and self.domain == self.name:
+            condition = self.id(index).split("/")[1]
+            if condition in self.conditions:
+                return f"{self.domain}/{condition}"
+        return self.domain
 
     @abstractmethod
     def __len__(self) -> int: ...

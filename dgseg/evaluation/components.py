@@ -32,9 +32,7 @@ class Sizes:
     true: int
 
 
-# The benchmark's two tracks: large anomalies anywhere, small obstacles on the road.
-ANOMALY_TRACK = Sizes(predicted=500, true=100)
-OBSTACLE_TRACK = Sizes(predicted=50, true=10)
+ANOMALY_TRACK = Sizes(predicted=500, true=100)  # the benchmark's, of large anomalies anywhere
 
 
 @dataclass(frozen=True)

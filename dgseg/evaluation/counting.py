@@ -9,23 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgseg.data.dataset import Dataset
-from dgseg.data.datasets.acdc import CONDITIONS
 from dgseg.evaluation.boundary import BoundaryErrors, BoundaryIou
 from dgseg.evaluation.calibration import Calibration
-from dgseg.evaluation.components import ANOMALY_TRACK, OBSTACLE_TRACK, ComponentScores, Sizes
+from dgseg.evaluation.components import ComponentScores, Sizes
 from dgseg.evaluation.confusion import Confusion, iou_parts
 from dgseg.evaluation.loading import Loaded, Shown
 from dgseg.evaluation.maps import predicted_labels, strips
 from dgseg.evaluation.ood import OodScores, above
 from dgseg.evaluation.protocols import Protocol
 from dgseg.evaluation.result import DomainResult, ImageCounts, Seen
+from dgseg.evaluation.scorers import Learned, OfLogits, Scorer, anomaly_scores, needs_own_pass
 from dgseg.models.base import SegmentationModel
 from dgseg.models.inference import predict_logits
 from dgseg.models.prediction import Prediction
-
-OOD_KINDS = ("max_softmax", "entropy", "energy", "uncertainty")
-# What the anomaly track's sizes are stated for.
-_TRACK_PIXELS = 1280 * 720
 
 
 @dataclass(frozen=True)
@@ -38,18 +34,6 @@ class Seeing:
     image: Tensor  # uint8 [3, h, w], as the model saw it
     label: Tensor  # uint8 [H, W]
     logits: Tensor  # [C, h', w'] at the label's size or below: evaluation.predicted_labels upsamples
-
-
-def domain_of(dataset: Dataset, index: int) -> str:
-    """What an image's scores are grouped by: ACDC without a condition has four of them."""
-    if dataset.name in _BY_CONDITION and dataset.domain == dataset.name:
-        condition = dataset.id(index).split("/")[1]
-        if condition in CONDITIONS:
-            return f"{dataset.domain}/{condition}"
-    return dataset.domain
-
-
-_BY_CONDITION = ("acdc", "acdc_poc")
 
 
 class Counts:
@@ -66,18 +50,23 @@ class Counts:
         classes: Sequence[int] | None,
         autocast: torch.dtype | None,
         on_image: Callable[[Seeing], None] | None,
+        scorers: Mapping[str, Scorer],
+        limit: int | None,
     ) -> None:
+        """scorers: of unknown pixels, by name; none without the extra "ood"."""
         self.datasets, self.protocol, self.batch_size, self.device = list(datasets), protocol, batch_size, device
         self.model, self.classes, self.autocast, self.on_image = model, model.num_classes, autocast, on_image
-        self.with_uncertainty = _WithUncertainty(model) if "ood" in extras else None
+        self.scorers, self.limit = scorers, limit
+        learned = any(isinstance(scorer, Learned) for scorer in scorers.values())
+        self.with_uncertainty = _WithUncertainty(model) if learned else None
         self.corrupt: dict[str, str] = {}
-        # domain -> kind of score -> what is called unknown, in a pass that counts components.
+        # domain -> scorer -> from which score on a pixel is called unknown, in a pass that counts components.
         self.thresholds: Mapping[str, Mapping[str, float]] = {}
         self.results: dict[str, DomainResult] = {}
         # (data set, index) -> row of its domain's ImageCounts, where they are not all of a data set's images.
         self.rows: dict[tuple[int, int], int] = {}
         for place, dataset in enumerate(datasets):
-            for domain, indices in domains(dataset).items():
+            for domain, indices in domains(dataset, limit).items():
                 self.rows |= {(place, index): row for row, index in enumerate(indices)} if "images" in extras else {}
                 self.results[domain] = DomainResult(
                     dataset=dataset.name,
@@ -87,7 +76,7 @@ class Counts:
                     boundary=BoundaryErrors(self.classes, device=device) if "boundary" in extras else None,
                     boundary_iou=BoundaryIou(self.classes, device=device) if "boundary" in extras else None,
                     calibration=Calibration(device=device) if "calibration" in extras else None,
-                    ood={kind: OodScores(device=device) for kind in OOD_KINDS} if "ood" in extras else {},
+                    ood={name: OodScores(device=device) for name in scorers},
                     per_image=ImageCounts([dataset.id(index) for index in indices], self.classes)
                     if "images" in extras
                     else None,
@@ -133,7 +122,7 @@ class Counts:
 
     def skip(self, dataset: int, index: int, reason: str) -> None:
         source = self.datasets[dataset]
-        domain, sample = domain_of(source, index), source.id(index)
+        domain, sample = source.domain_of(index), source.id(index)
         # Several folders, or packs of them, have images of the same id.
         if [each.name for each in self.datasets].count(source.name) > 1:
             sample = f"{domain}: {sample}"
@@ -157,22 +146,22 @@ class Counts:
                 self.with_uncertainty or self.model, some, self.protocol, size, batch_size=self.batch_size
             )
             for n, index in enumerate(shown.indices[first : first + at_once], first):
-                each = found[n - first, None]
-                self._count_image(shown.dataset, index, images[n], labels[n, None], outside, n, each)
+                marked = None if outside is None else outside[n, None]
+                self._count_image(shown.dataset, index, images[n], labels[n, None], marked, found[n - first, None])
 
     def _count_image(
-        self, place: int, index: int, image: Tensor, label: Tensor, outside: Tensor | None, n: int, found: Tensor
+        self, place: int, index: int, image: Tensor, label: Tensor, outside: Tensor | None, found: Tensor
     ) -> None:
+        """label, outside: [1, H, W]. found [1, C, h, w]: logits, and behind them the model's own uncertainty."""
         dataset = self.datasets[place]
-        domain = domain_of(dataset, index)
+        domain = dataset.domain_of(index)
         result, size = self.results[domain], (label.shape[1], label.shape[2])
         logits = found[:, : self.classes]
-        own = found[:, self.classes :] if self.with_uncertainty and self.with_uncertainty.found else None
         if self.thresholds:
             assert outside is not None, "components are of out-of-distribution maps"
-            unknown = ood_scores(logits, size, own)
-            for kind, threshold in self.thresholds[domain].items():
-                result.components[kind].update(above(unknown[kind], threshold), outside[n, None])
+            unknown = self._unknown(image, found, size)
+            for name, threshold in self.thresholds[domain].items():
+                result.components[name].update(above(unknown[name], threshold), outside)
             return
         counts = result.confusion.update(logits, label)
         result.seen.counts["images"][0] += 1
@@ -183,14 +172,35 @@ class Counts:
         if result.calibration is not None:
             result.calibration.update(logits, label)
         if outside is not None:
-            for kind, scores in ood_scores(logits, size, own).items():
-                result.ood[kind].update(scores, outside[n, None])
+            for name, scores in self._unknown(image, found, size).items():
+                result.ood[name].update(scores, outside)
         if result.per_image is not None:
             row = self.rows[place, index]
             result.per_image.counts["parts"][row] = torch.from_numpy(iou_parts(counts))
             result.per_image.counts["scored"][row] = 1
         if self.on_image is not None:
             self.on_image(Seeing(domain, dataset, index, image, label[0], logits[0]))
+
+    def _unknown(self, image: Tensor, found: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        """scorer -> [1, H, W], higher = more unknown; without those that this model cannot answer."""
+        learned = self.with_uncertainty is not None and self.with_uncertainty.found
+        names = [name for name, scorer in self.scorers.items() if learned or not isinstance(scorer, Learned)]
+        scores = {name: torch.empty((1, *size), device=found.device) for name in names}
+        for _, rows, channels in strips(found, size):
+            logits = channels[: self.classes]
+            log_p = logits.log_softmax(0)
+            for name in names:
+                scorer = self.scorers[name]
+                if isinstance(scorer, OfLogits):
+                    scores[name][0, rows] = scorer.function(logits, log_p)
+                elif isinstance(scorer, Learned):
+                    scores[name][0, rows] = channels[-1]
+        for name, scorer in self.scorers.items():
+            if needs_own_pass(scorer):
+                with torch.inference_mode(False):  # a scorer may need gradients
+                    whole = anomaly_scores(self.model, image[None].clone(), scorer)[:, None]
+                scores[name] = F.interpolate(whole, size, mode="bilinear", align_corners=False)[:, 0]
+        return scores
 
 
 def scored_logits(
@@ -212,22 +222,6 @@ def scored_logits(
         windows_per_batch=batch_size,
         size=None if left else size,
     )
-
-
-def ood_scores(logits: Tensor, size: tuple[int, int], uncertainty: Tensor | None = None) -> dict[str, Tensor]:
-    """kind -> [N, H, W], higher = more unknown, of upsampled logits [N, C, h, w]; uncertainty [N, 1, h, w] is the
-    model's own."""
-    kinds = OOD_KINDS if uncertainty is not None else OOD_KINDS[:-1]
-    found = {kind: torch.empty((len(logits), *size), device=logits.device) for kind in kinds}
-    for image, rows, upsampled in strips(logits, size):
-        log_p = upsampled.log_softmax(0)
-        found["max_softmax"][image, rows] = 1 - log_p.amax(0).exp()
-        found["entropy"][image, rows] = -(log_p.exp() * log_p).nansum(0)  # 0 · log 0 is 0
-        found["energy"][image, rows] = -upsampled.logsumexp(0)
-    if uncertainty is not None:
-        for image, rows, upsampled in strips(uncertainty, size):
-            found["uncertainty"][image, rows] = upsampled[0]
-    return found
 
 
 class _WithUncertainty(SegmentationModel):
@@ -257,22 +251,21 @@ class _WithUncertainty(SegmentationModel):
 
 
 def component_sizes(dataset: Dataset) -> Sizes:
-    """Of the components that count: the obstacle track's for smiyc_ro21, the anomaly track's for the others, scaled to
-    the streets world's smaller images."""
-    if dataset.name == "smiyc_ro21":
-        return OBSTACLE_TRACK
-    if not dataset.name.startswith("streets"):
-        return ANOMALY_TRACK
-    height, width = dataset[0].size
-    share = height * width / _TRACK_PIXELS
-    return Sizes(max(1, round(ANOMALY_TRACK.predicted * share)), max(1, round(ANOMALY_TRACK.true * share)))
+    """Of the components that count."""
+    share = 1.0
+    if dataset.component_pixels is not None:
+        height, width = dataset[0].size
+        share = height * width / dataset.component_pixels
+    predicted, true = (max(1, round(pixels * share)) for pixels in dataset.component_sizes)
+    return Sizes(predicted, true)
 
 
-def domains(dataset: Dataset) -> dict[str, Sequence[int]]:
-    """domain -> the images of it, in order."""
-    if domain_of(dataset, 0) == dataset.domain:
-        return {dataset.domain: range(len(dataset))}
+def domains(dataset: Dataset, limit: int | None = None) -> dict[str, Sequence[int]]:
+    """domain -> the images of it, in order. limit: of the first images alone."""
+    indices = range(len(dataset))[:limit]
+    if dataset.domain_of(0) == dataset.domain:
+        return {dataset.domain: indices}
     found: dict[str, list[int]] = {}
-    for index in range(len(dataset)):
-        found.setdefault(domain_of(dataset, index), []).append(index)
+    for index in indices:
+        found.setdefault(dataset.domain_of(index), []).append(index)
     return dict(sorted(found.items()))

@@ -6,11 +6,12 @@ and every rank then holds the same Evaluation."""
 import importlib.util
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from queue import SimpleQueue
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from dgseg.evaluation.counting import Counts, Seeing
 from dgseg.evaluation.loading import Batches, Loaded, load
 from dgseg.evaluation.protocols import Protocol, by_dataset
 from dgseg.evaluation.result import DomainResult, Evaluation
+from dgseg.evaluation.scorers import SCORERS, STANDARD, Scorer, needs_own_pass
 from dgseg.models.base import SegmentationModel
 
 EXTRAS = ("boundary", "calibration", "ood", "components", "images")
@@ -40,6 +42,8 @@ def evaluate(
     autocast: torch.dtype | None = None,
     on_image: Callable[[Seeing], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    scorers: Mapping[str, Scorer] | None = None,
+    limit: int | None = None,
 ) -> Evaluation:
     """Scores per domain, and of ACDC per condition.
 
@@ -47,18 +51,33 @@ def evaluate(
     of one image where the protocol has windows. workers: processes that load. classes: score these alone. on_image,
     progress (done, of how many): of this rank's images.
 
-    extras: what else to count. "boundary": error by distance, boundary IoU. "calibration". "ood": scores of pixels from
-    logits and, where the model gives one, from Prediction.extra["uncertainty"]. "components": of those, in a second
-    pass over the data sets that have such pixels. "images": each one's counts, for a paired bootstrap.
+    extras: what else to count. "boundary": error by distance, boundary IoU. "calibration". "ood": how well pixels of no
+    class are found, by each of `scorers` (None: scorers.STANDARD, what costs no more than the logits). "components": of
+    those, in a second pass over the data sets that have such pixels. "images": each one's counts, for a paired
+    bootstrap. limit: at most this many images of each data set.
 
     An image that cannot be read is named in the result, skipped and counted. Any other error on any rank ends all.
     On a CPU as many batches are in memory as torch has threads: torch.set_num_threads bounds both.
     """
     device = torch.device(device)
-    check(datasets, protocol, batch_size=batch_size, workers=workers, extras=extras)
+    if scorers is None:
+        scorers = {name: SCORERS[name] for name in STANDARD}
+    check(datasets, protocol, batch_size=batch_size, workers=workers, extras=extras, scorers=scorers)
     if next(model.parameters()).device.type != device.type:
         raise ValueError(f"the model is on {next(model.parameters()).device}, not on {device}: call model.to(device)")
-    counts = Counts(model, datasets, protocol, batch_size, device, frozenset(extras), classes, autocast, on_image)
+    counts = Counts(
+        model,
+        datasets,
+        protocol,
+        batch_size,
+        device,
+        frozenset(extras),
+        classes,
+        autocast,
+        on_image,
+        scorers if "ood" in extras else {},
+        limit,
+    )
     seconds, corrupt = _pass(counts, workers, group, progress)
     if "components" in extras:
         second = counts.for_components(by_dataset(counts.results))
@@ -74,7 +93,7 @@ def _pass(
 ) -> tuple[float, dict[str, str]]:
     """Over all images once; then every rank holds all counts. The slowest one's seconds, and what could not be read."""
     rank, world_size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
-    batches = Batches(counts.datasets, counts.protocol, counts.batch_size, outside=counts.with_uncertainty is not None)
+    batches = Batches(counts.datasets, counts.protocol, counts.batch_size, bool(counts.scorers), counts.limit)
     mine = range(rank, len(batches), world_size)
     total, done, error = batches.images(mine), 0, None
     began = time.perf_counter()
@@ -142,9 +161,18 @@ def _counted(counts: Counts, batches: Iterator[Loaded]) -> Generator[Loaded]:
 
 
 def check(
-    datasets: Sequence[Dataset], protocol: Protocol, *, batch_size: int, workers: int, extras: Collection[str]
+    datasets: Sequence[Dataset],
+    protocol: Protocol,
+    *,
+    batch_size: int,
+    workers: int,
+    extras: Collection[str],
+    scorers: Mapping[str, Scorer] = MappingProxyType({}),
 ) -> None:
     """Everything that can be refused before an image is loaded."""
+    own = [name for name, scorer in scorers.items() if needs_own_pass(scorer)]
+    if "ood" in extras and own and protocol.window:
+        raise ValueError(f"{' and '.join(own)}: scored on whole images alone; take the protocol native, or leave out")
     if "components" in extras and "ood" not in extras:
         raise ValueError("components are counted at a threshold that ood finds: ask for both")
     if not datasets:

@@ -76,11 +76,15 @@ class Loaded:
 class Batches(TorchDataset[Loaded]):
     """The batches of all data sets, each of one data set's consecutive images. Travels to the workers by pickle."""
 
-    def __init__(self, datasets: Sequence[Dataset], protocol: Protocol, batch_size: int, outside: bool) -> None:
+    def __init__(
+        self, datasets: Sequence[Dataset], protocol: Protocol, batch_size: int, outside: bool, limit: int | None = None
+    ) -> None:
+        """outside: with maps of what is out of distribution. limit: at most this many images of each data set."""
         self.datasets, self.protocol, self.batch_size, self.outside = tuple(datasets), protocol, batch_size, outside
+        self._lengths = [len(range(len(dataset))[:limit]) for dataset in datasets]
         self._starts = [0]
-        for dataset in datasets:
-            self._starts.append(self._starts[-1] - (-len(dataset) // batch_size))
+        for length in self._lengths:
+            self._starts.append(self._starts[-1] - (-length // batch_size))
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -89,7 +93,7 @@ class Batches(TorchDataset[Loaded]):
         """The data set and its images."""
         dataset = bisect_right(self._starts, batch) - 1
         first = (batch - self._starts[dataset]) * self.batch_size
-        return dataset, range(first, min(first + self.batch_size, len(self.datasets[dataset])))
+        return dataset, range(first, min(first + self.batch_size, self._lengths[dataset]))
 
     def images(self, batches: range) -> int:
         return sum(len(self.place(batch)[1]) for batch in batches)

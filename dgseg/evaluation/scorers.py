@@ -5,7 +5,7 @@
 Scores of logits are taken at the image's size, as published: logits are upsampled first. Features and learned heads
 score at their own resolution, and the scores are upsampled. `mahalanobis` has to see training data: MahalanobisFit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgseg.data.dataset import DataError, Dataset
 from dgseg.data.labels import OUT_OF_DISTRIBUTION
 from dgseg.models.base import SegmentationModel
 from dgseg.models.inference import padded
@@ -40,34 +41,33 @@ def _upsampled(model: SegmentationModel, maps: Tensor, images: Tensor) -> Tensor
     return F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=model.align_corners)
 
 
-def max_softmax(logits: Tensor) -> Tensor:
-    return 1 - logits.softmax(1).amax(1)
+def max_softmax(logits: Tensor, log_p: Tensor) -> Tensor:
+    return 1 - log_p.amax(0).exp()
 
 
-def entropy(logits: Tensor) -> Tensor:
-    logs = logits.log_softmax(1)
-    return -(logs.exp() * logs).sum(1)
+def entropy(logits: Tensor, log_p: Tensor) -> Tensor:
+    return -(log_p.exp() * log_p).nansum(0)  # 0 · log 0 is 0
 
 
-def energy(logits: Tensor) -> Tensor:
-    return -logits.logsumexp(1)
+def energy(logits: Tensor, log_p: Tensor) -> Tensor:
+    return -logits.logsumexp(0)
 
 
-def max_logit(logits: Tensor) -> Tensor:
-    return -logits.amax(1)
+def max_logit(logits: Tensor, log_p: Tensor) -> Tensor:
+    return -logits.amax(0)
 
 
 @dataclass(frozen=True)
 class OfLogits:
-    """One number per pixel from its logits [N, C, H, W]."""
+    """One number per pixel from its logits [C, H, W] and their log-softmax."""
 
-    function: Callable[[Tensor], Tensor]
+    function: Callable[[Tensor, Tensor], Tensor]
 
     @torch.no_grad()
     def __call__(self, model: SegmentationModel, images: Tensor) -> Tensor:
-        logits = model(images).logits.float()
         # An image at a time: all classes at full size are large.
-        return torch.cat([self.function(_upsampled(model, each[None], images)) for each in logits])
+        full = (_upsampled(model, each[None], images)[0] for each in model(images).logits.float())
+        return torch.stack([self.function(each, each.log_softmax(0)) for each in full])
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Odin:
         moved = images + self.step * towards.sign()
         return OfLogits(self._score)(model, moved)
 
-    def _score(self, logits: Tensor) -> Tensor:
-        classes = torch.tensor(float(logits.shape[1]))
-        return -self.temperature * ((logits / self.temperature).log_softmax(1).amax(1) + classes.log())
+    def _score(self, logits: Tensor, log_p: Tensor) -> Tensor:
+        classes = torch.tensor(float(len(logits)))
+        return -self.temperature * ((logits / self.temperature).log_softmax(0).amax(0) + classes.log())
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,13 @@ SCORERS: dict[str, Scorer] = {
     "odin": Odin(),
     "learned": Learned(),
 }
+NAMES = (*SCORERS, "mahalanobis")
+STANDARD = ("max_softmax", "entropy", "energy", "learned")  # what costs no more than the logits
+
+
+def needs_own_pass(scorer: Scorer) -> bool:
+    """Whether it runs the model itself, on whole images; the others read the logits that classes are scored by."""
+    return not isinstance(scorer, (OfLogits, Learned))
 
 
 def scorer(name: str) -> Scorer:
@@ -188,3 +195,34 @@ def scorer(name: str) -> Scorer:
     if name not in SCORERS:
         raise ValueError(f"there is no scorer {name!r}; there are {', '.join(SCORERS)}, and MahalanobisFit")
     return SCORERS[name]
+
+
+def scorers_of(
+    model: SegmentationModel, names: Sequence[str], training: Dataset | None = None, limit: int = 100
+) -> dict[str, Scorer]:
+    """By their names; refused where the model cannot be scored so. training: labelled images that mahalanobis is fitted
+    to, `limit` of them, evenly spread."""
+    if "learned" in names and getattr(model, "uncertainty", None) is None:
+        raise ValueError(
+            f"this {type(model).__name__} has no uncertainty head to ask: it was built without uncertainty=True"
+        )
+    return {
+        name: _mahalanobis(model, training, limit) if name == "mahalanobis" else scorer(name)
+        for name in dict.fromkeys(names)
+    }
+
+
+def _mahalanobis(model: SegmentationModel, training: Dataset | None, limit: int) -> Scorer:
+    if training is None:
+        raise ValueError("mahalanobis is fitted to labelled training images: name them with --fit")
+    fit = MahalanobisFit(model)
+    device = next(model.parameters()).device
+    count = min(limit, len(training))
+    for number in range(count):
+        sample = training[number * len(training) // count]
+        if sample.label is None:
+            raise DataError(f"{training.name} is opened without its labels, and there is nothing to fit")
+        images = model.normalise(sample.image[None].to(device))
+        height, width = (side - side % model.multiple for side in images.shape[-2:])
+        fit.update(images[..., :height, :width], sample.label[None, :height, :width].to(device))
+    return fit.result()

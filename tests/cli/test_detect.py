@@ -58,7 +58,7 @@ def test_where_nothing_can_be_found_it_says_so(weights: Path, capsys: pytest.Cap
         (["{}:energy", "{}:entropy"], "two models are called"),
         (["nowhere.safetensors:energy"], "no weights file at"),
         (["{}:energy", "--limit", "0"], "at least 1"),
-        (["{}:energy", "--data", "streets=fog@test,unknown=true"], "fog is there already"),
+        (["{}:energy", "--data", "streets=fog@test,unknown=true"], "two data sets go by the name of fog"),
     ],
 )
 def test_what_cannot_be_asked_is_said(

@@ -34,12 +34,13 @@ from dgseg.evaluation import (
     protocol_named,
 )
 from dgseg.evaluation.confusion import mean_iou
-from dgseg.evaluation.counting import OOD_KINDS, component_sizes
+from dgseg.evaluation.counting import component_sizes
 from dgseg.evaluation.detection import detect
 from dgseg.evaluation.evaluate import EXTRAS, check
 from dgseg.evaluation.gallery import spread
 from dgseg.evaluation.loading import resized, scored_dataset
-from dgseg.evaluation.scorers import scorer
+from dgseg.evaluation.ood import OodScores, above
+from dgseg.evaluation.scorers import SCORERS, STANDARD, Odin, anomaly_scores, scorers_of
 from dgseg.models import build, predict_logits
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
@@ -355,8 +356,8 @@ def test_the_model_is_left_as_it_was():
 def test_out_of_distribution_scores_equal_scikit_learn(protocol):
     model, data = Colours(own=True).eval(), Pixels([(32, 48)] * 4)
     found = evaluate(model, [data], protocol, extras=["ood"]).domains["pixels"].ood
-    assert set(found) == set(OOD_KINDS)
-    scores: dict[str, list[Tensor]] = {kind: [] for kind in OOD_KINDS}
+    assert set(found) == set(STANDARD)
+    scores: dict[str, list[Tensor]] = {kind: [] for kind in STANDARD}
     outside = []
     for index in range(len(data)):
         sample = data[index]
@@ -367,7 +368,7 @@ def test_out_of_distribution_scores_equal_scikit_learn(protocol):
         scores["entropy"].append(-(p * p.log()).sum(1)[0][valid])
         scores["energy"].append(-logits.double().logsumexp(1)[0][valid])
         # The two channels are mixed linearly, as everything is until here.
-        scores["uncertainty"].append((logits[:, 0] - logits[:, 1])[0][valid])
+        scores["learned"].append((logits[:, 0] - logits[:, 1])[0][valid])
         outside.append(sample.label[valid] == 254)
     truth = torch.cat(outside).numpy()
     for kind, parts in scores.items():
@@ -398,8 +399,48 @@ def test_components_are_counted_at_the_threshold_that_is_best_for_pixels():
     assert ours.ppv == pytest.approx(theirs.ppv, abs=0.01)
     assert result.as_dict()["ood"]["energy"]["components"]["f1"] == ours.f1
     assert result.as_dict()["ood"]["energy"]["smallest_components"] == vars(sizes)
-    (row,) = detect(model, {"fog": data}, {"energy": scorer("energy")})  # the other verb says the same
-    assert (row.siou, row.ppv, row.f1) == pytest.approx((ours.siou, ours.ppv, ours.f1), abs=0.01)
+    (row,), _ = detect(model, [data], {"energy": SCORERS["energy"]})  # the other verb says the same
+    assert (row.siou, row.ppv, row.f1) == (ours.siou, ours.ppv, ours.f1)
+
+
+@pytest.mark.parametrize("size", ["96x192", "90x187"])  # one that the model takes, one that is padded
+def test_every_scorer_scores_as_it_does_alone(size):
+    torch.manual_seed(0)
+    model = build("deeplabv3plus_mobilenetv2", uncertainty=True).eval()
+    with torch.no_grad():  # a head that differs from the logits it begins as
+        model.uncertainty.weight.add_(0.1 * torch.randn_like(model.uncertainty.weight))
+    data = [from_spec(f"streets={domain},size={size},length=2,unknown=true") for domain in ("fog", "night")]
+    scorers = scorers_of(model, [*SCORERS, "mahalanobis"], from_spec(f"streets=game,size={size},length=3"))
+    rows, _ = detect(model, data, scorers, batch_size=2)
+    assert [(row.dataset, row.scorer) for row in rows] == [(d.domain, name) for d in data for name in scorers]
+    for row in rows:
+        dataset = next(each for each in data if each.domain == row.dataset)
+        samples = [dataset[index] for index in range(2)]
+        alone = [anomaly_scores(model, sample.image[None], scorers[row.scorer]) for sample in samples]
+        outside = [outside_map(sample.label[None]) for sample in samples]
+        pixels, components = OodScores(), ComponentScores(component_sizes(dataset))
+        for scores, truth in zip(alone, outside, strict=True):
+            pixels.update(scores, truth)
+        for scores, truth in zip(alone, outside, strict=True):
+            components.update(above(scores, pixels.result().best_threshold), truth)
+        expected, parts = pixels.result(), components.result()
+        # The same up to the last digit of upsampled logits, which fp16 rounds to one score or its neighbour.
+        assert (row.auroc, row.ap) == pytest.approx((expected.auroc, expected.ap), abs=1e-4)
+        assert row.fpr95 == pytest.approx(expected.fpr95, abs=5e-3)
+        assert (row.siou, row.ppv, row.f1) == pytest.approx((parts.siou, parts.ppv, parts.f1), abs=5e-3)
+
+
+def test_a_scorer_that_sees_whole_images_refuses_windows():
+    data, windows = [Pixels([(32, 48)])], Protocol("w", {}, others="own size", window=16)
+    with pytest.raises(ValueError, match="odin: scored on whole images"):
+        evaluate(Colours().eval(), data, windows, extras=["ood"], scorers={"odin": Odin()})
+
+
+def test_a_limit_takes_the_first_images_of_every_data_set():
+    data = [Pixels([(16, 24)] * 5), Pixels([(16, 24)] * 2, domain="more")]
+    found = evaluate(Colours().eval(), data, NATIVE, limit=3, extras=["images"])
+    assert found.domains["pixels"].per_image.scored_ids == ["pixels/0", "pixels/1", "pixels/2"]
+    assert [result.images for result in found.domains.values()] == [3, 2]
 
 
 def scikit_learn(truth: np.ndarray, values: Tensor) -> dict[str, float]:
@@ -415,7 +456,7 @@ def test_scores_that_nobody_gave_are_not_reported():
     data = from_spec("streets=fog,size=32x64,length=1")  # without unknown objects
     assert evaluate(Colours(own=True).eval(), [data], NATIVE, extras=["ood"]).domains["fog"].ood == {}
     data = from_spec("streets=fog,size=64x128,length=2,unknown=true")
-    assert set(evaluate(Colours().eval(), [data], NATIVE, extras=["ood"]).domains["fog"].ood) == set(OOD_KINDS[:-1])
+    assert set(evaluate(Colours().eval(), [data], NATIVE, extras=["ood"]).domains["fog"].ood) == set(STANDARD[:-1])
 
 
 def test_every_image_is_shown_and_progress_ends():

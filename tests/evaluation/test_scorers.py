@@ -12,9 +12,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from dgseg.data.streets import Streets
-from dgseg.evaluation.components import ComponentScores, Sizes
-from dgseg.evaluation.detection import detect, means, scorers_of, table
-from dgseg.evaluation.scorers import SCORERS, MahalanobisFit, Odin, anomaly_scores, scorer
+from dgseg.evaluation.components import ComponentScores
+from dgseg.evaluation.counting import component_sizes
+from dgseg.evaluation.detection import detect, means, table
+from dgseg.evaluation.scorers import SCORERS, MahalanobisFit, Odin, anomaly_scores, scorer, scorers_of
 from dgseg.models import Prediction, build
 from dgseg.models.base import SegmentationModel
 from dgseg.models.inference import predict_logits
@@ -171,8 +172,7 @@ class Nineteen(SegmentationModel):
 def test_the_table_holds_what_the_metrics_say() -> None:
     dataset = Streets("fog", "test", size=(64, 128), length=6, unknown=True)
     model = Nineteen().eval()
-    sizes = Sizes(4, 2)
-    (row,) = detect(model, {"fog": dataset}, {"learned": scorer("learned")}, sizes=sizes)
+    (row,), _ = detect(model, [dataset], {"learned": scorer("learned")})
     scores = torch.cat([model(dataset[i].image[None]).extra["uncertainty"].detach() for i in range(6)])
     out = torch.stack([dataset[i].label for i in range(6)]) == 254
     assert int(out.sum()) > 0
@@ -184,7 +184,7 @@ def test_the_table_holds_what_the_metrics_say() -> None:
     assert row.macc == pytest.approx(1 / present)
     from dgseg.evaluation.ood import above, ood_metrics
 
-    components = ComponentScores(sizes)
+    components = ComponentScores(component_sizes(dataset))
     components.update(above(scores, ood_metrics(scores, out.byte()).best_threshold), out.byte())
     assert row.f1 == components.result().f1
     shown = table({"mine": [row]})
@@ -204,8 +204,8 @@ def test_images_smaller_than_the_model_takes_are_padded() -> None:
 
 def test_a_set_without_unknown_objects_is_in_no_mean() -> None:
     size = (64, 128)
-    some = {name: Streets(name, "test", size=size, length=2, unknown=name == "fog") for name in ("fog", "rain")}
-    rows = detect(Nineteen().eval(), some, {"learned": scorer("learned")}, sizes=Sizes(4, 2))
+    some = [Streets(name, "test", size=size, length=2, unknown=name == "fog") for name in ("fog", "rain")]
+    rows, _ = detect(Nineteen().eval(), some, {"learned": scorer("learned")})
     assert math.isnan(rows[1].fpr95)
     assert means(rows)["fpr95"] == rows[0].fpr95 < 1
 
@@ -217,8 +217,8 @@ def test_a_set_that_is_void_throughout_has_no_scores() -> None:
             sample.label.fill_(255)
             return sample
 
-    (row,) = detect(
-        Nineteen().eval(), {"some": Void("city", "test", size=(64, 128), length=2)}, {"energy": scorer("energy")}
+    (row,), _ = detect(
+        Nineteen().eval(), [Void("city", "test", size=(64, 128), length=2)], {"energy": scorer("energy")}
     )
     assert all(math.isnan(value) for value in dataclasses.astuple(row)[2:])
 
@@ -248,9 +248,9 @@ def test_a_set_without_classes_has_no_miou() -> None:
             sample.label[outside == 0] = 255
             return sample
 
-    rows = detect(
+    rows, _ = detect(
         Nineteen().eval(),
-        {"some": Unnamed("city", "test", size=(64, 128), length=3, unknown=True)},
+        [Unnamed("city", "test", size=(64, 128), length=3, unknown=True)],
         {name: SCORERS[name] for name in ("learned", "energy")},
     )
     assert [row.scorer for row in rows] == ["learned", "energy"]

@@ -19,6 +19,7 @@ CONDITIONS = ("fog", "night", "rain", "snow")
 
 class ACDC(FileDataset):
     name = "acdc"
+    conditions = CONDITIONS
     splits: ClassVar = {"train": 1600, "val": 406, "test": 2000}
     unlabelled: ClassVar = frozenset({"test"})
 
@@ -27,7 +28,8 @@ class ACDC(FileDataset):
     ) -> None:
         if condition is not None and condition not in CONDITIONS:
             raise DataError(f"{self.name} has no condition {condition!r}, but {', '.join(CONDITIONS)}")
-        self.conditions = CONDITIONS if condition is None else (condition,)
+        if condition is not None:
+            self.conditions = (condition,)
         self.domain = self.name if condition is None else f"{self.name}/{condition}"
         super().__init__(root, split, **options)
 

@@ -26,6 +26,7 @@ _IDS = Ids.of(
 
 class ACDCPOC(ACDC):
     name = "acdc_poc"
+    unknown = True
     splits: ClassVar = {"val": None}
     default_split = "val"
     unlabelled: ClassVar = frozenset()

@@ -23,6 +23,7 @@ class RoadAnomaly(FileDataset):
     """frames/animals01_Guiguinto_railway.jpg with frames/animals01_Guiguinto_railway.labels/labels_semantic.png."""
 
     name = "road_anomaly"
+    unknown = True
     splits: ClassVar = {"test": 60}
     default_split = "test"
 
@@ -34,6 +35,7 @@ class RoadAnomaly(FileDataset):
 class _SegmentMe(FileDataset):
     """images/validation*.* are labelled: labels_masks/validation*_labels_semantic.png; the others are the test set."""
 
+    unknown = True
     default_split = "val"
     unlabelled: ClassVar = frozenset({"test"})
     image_suffix: ClassVar[str]
@@ -59,5 +61,6 @@ class RoadObstacle21(_SegmentMe):
     """dataset_ObstacleTrack/"""
 
     name = "smiyc_ro21"
+    component_sizes = (50, 10)  # small obstacles
     splits: ClassVar = {"val": 30, "test": 327}
     image_suffix = ".webp"

@@ -18,6 +18,7 @@ _FOLDERS = {"train": ("train",), "val": ("val",), "test": ("test_sets/test_OOD",
 
 class MUAD(FileDataset):
     name = "muad"
+    unknown = True
     splits: ClassVar = {"train": 3420, "val": 492, "test": None}
 
     def layouts(self) -> list[Alternatives]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from dgseg.data.dataset import CorruptFile, DataError, Dataset
+from dgseg.data.datasets import DATASETS, dataset_class
 from dgseg.data.names import check_inside
 from dgseg.data.pack.codec import Tiles, decode_image, decode_map
 from dgseg.data.pack.layout import FORMAT, INDEX, MANIFEST, PART, PLAN, read_json, sealed, shard_name
@@ -34,6 +35,10 @@ class Packed(Dataset):
         source, settings = manifest["source"], manifest["settings"]
         self.manifest = manifest
         self.name, self.domain, self.num_classes = source["name"], source["domain"], source["num_classes"]
+        if self.name in DATASETS:
+            kind = dataset_class(self.name)
+            self.unknown, self.conditions = kind.unknown, kind.conditions
+            self.component_sizes, self.component_pixels = kind.component_sizes, kind.component_pixels
         self._tile = tuple(settings["tile"])
         self._maps = {name: np.dtype(kind) for name, kind in source["maps"].items()}
         # Mapped, not read: what loader processes share stays one copy.

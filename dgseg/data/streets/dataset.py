@@ -37,6 +37,7 @@ class Streets(Dataset):
     """
 
     name = "streets"
+    component_pixels = 1280 * 720
 
     def __init__(
         self,

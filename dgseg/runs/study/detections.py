@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dgseg.data import from_spec
-from dgseg.evaluation.detection import detect, means, scorers_of
+from dgseg.evaluation.detection import detect, means
+from dgseg.evaluation.scorers import scorers_of
 from dgseg.models.trained import trained
 from dgseg.runs.study.execute import Run, local_folder
 from dgseg.runs.study.grids import Grid
@@ -76,10 +77,10 @@ def _kept(run: Run, scorer: str, storage: str) -> Path:
 def _ask(run: Run, scorers: Sequence[str], storage: str, device: Any) -> list[str]:
     """All of them of the same images."""
     model = trained(local_folder(storage) / run.name / WEIGHTS).to(join(device).device)
-    datasets = {spec: from_spec(spec) for spec in run.recipe.data.test}
+    datasets = [from_spec(spec) for spec in run.recipe.data.test]
     # The known world that it was trained on, without pairs.
     training = from_spec(run.recipe.data.sources[0]) if "mahalanobis" in scorers else None
-    found = detect(model, datasets, scorers_of(model, scorers, training))
+    found, _ = detect(model, datasets, scorers_of(model, scorers, training))
     answers = []
     for scorer in scorers:
         scores = means([each for each in found if each.scorer == scorer])
