@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dgseg.cli.data.messages import plain_messages
-from dgseg.evaluation.table import WIDTH, plain
+from dgseg.evaluation.report.table import WIDTH
 from dgseg.runs.study import tables
-from dgseg.runs.study.comparison import Comparison, compare
-from dgseg.runs.study.page import comparison_page, headline
+from dgseg.runs.study.comparison import Comparison, compare, sentences
+from dgseg.runs.study.page import comparison_page
 from dgseg.runs.study.records import COSTS, Found, costs_note, from_folders, with_costs
 
 DESCRIPTION = textwrap.fill(
@@ -95,11 +95,9 @@ def main(arguments: argparse.Namespace) -> int:
 def show(found: Comparison) -> None:
     width = max(WIDTH, shutil.get_terminal_size().columns)
     for table in (*tables.scores_tables(found, width), *tables.differences_tables(found, width)):
-        print(f"{plain(table)}\n")
-    for label in found.against:
-        for column in headline(found):
-            if found.difference(label, column) is not None:
-                print(found.sentence(label, column))
+        print(f"{table.text()}\n")
+    for sentence in sentences(found):
+        print(sentence)
     method = textwrap.fill(found.method, WIDTH)
     print("\n".join((f"\n{method}", *found.notes)))
 

@@ -28,7 +28,6 @@ from dgseg.evaluation.evaluate import check
 from dgseg.evaluation.loading import scored_dataset
 from dgseg.evaluation.pictures import Example
 from dgseg.evaluation.protocols import NAMES
-from dgseg.evaluation.table import plain
 from dgseg.models.base import SegmentationModel
 
 DESCRIPTION = (
@@ -88,7 +87,7 @@ def main(arguments: argparse.Namespace) -> int:
         for name, what in names.items():
             print(f"{name}: {what}")
         print(how)
-        print("\n".join(f"\n{plain(table)}" for table in (scores_table(found), boundary_table(found))))
+        print("\n".join(f"\n{table.text()}" for table in (scores_table(found), boundary_table(found))))
         for name in a.domains:
             if name not in found.differences:
                 print(f"{name}: no image has a labelled pixel, there is nothing to compare")

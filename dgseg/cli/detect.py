@@ -17,7 +17,6 @@ from dgseg.data.datasets import parse_spec
 from dgseg.evaluation.detection import Detection, detect, table
 from dgseg.evaluation.loading import scored_dataset
 from dgseg.evaluation.scorers import NAMES, scorers_of
-from dgseg.evaluation.table import plain
 from dgseg.models.trained import trained
 
 DESCRIPTION = textwrap.fill(
@@ -104,7 +103,7 @@ def main(arguments: argparse.Namespace) -> int:
                 )
                 broken |= evaluation.corrupt
         # First of all: a file that cannot be written must not take the scores along.
-        print(plain(table(found)))
+        print(table(found).text())
         print(f"\n{', '.join(f'{each.domain}: {_images(each, arguments.limit)}' for each in datasets)}")
         if bare := dict.fromkeys(row.dataset for rows in found.values() for row in rows if math.isnan(row.ap)):
             print(f"\n{', '.join(bare)}: no pixel of an unknown object (the streets world has some with unknown=true)")

@@ -12,7 +12,7 @@ from dgseg.data.labels import CLASSES
 from dgseg.evaluation.embedding import Cloud, choose, clouds, features_of
 from dgseg.evaluation.loading import scored_dataset
 from dgseg.evaluation.protocols import NAMES, protocol_named
-from dgseg.evaluation.table import Table, plain
+from dgseg.evaluation.report.table import Table, finite
 
 DESCRIPTION = (
     "Draws by t-SNE where pixels of every class and domain lie in a model's features, and how the channels' "
@@ -74,7 +74,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"{name}: {what}")
     print(
         f"{len(chosen.classes)} pixels and {len(chosen.spots)} images of {', '.join(chosen.domains)}; the same for "
-        f"every model\n\n{plain(_table(found))}\n\nwrote {arguments.out}"
+        f"every model\n\n{_table(found).text()}\n\nwrote {arguments.out}"
     )
     return 0
 
@@ -109,7 +109,7 @@ def _as_json(found: dict[str, list[Cloud]]) -> dict[str, list[dict[str, object]]
         name: [
             {
                 "title": cloud.title,
-                "silhouette": None if math.isnan(cloud.silhouette) else cloud.silhouette,
+                "silhouette": finite(cloud.silhouette),
                 "points": cloud.points.round(3).tolist(),
                 "groups": [cloud.names[group] for group in cloud.groups.tolist()],
             }

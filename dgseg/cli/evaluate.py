@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import json
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from dgseg.evaluation.evaluate import EXTRAS, check
 from dgseg.evaluation.loading import scored_dataset
 from dgseg.evaluation.pictures import Example
 from dgseg.evaluation.protocols import NAMES
-from dgseg.evaluation.table import Table, as_csv, plain, tables
+from dgseg.evaluation.tables import as_csv, tables
 from dgseg.models.base import SegmentationModel
 from dgseg.training.world import World
 
@@ -169,7 +168,9 @@ def _report(
 ) -> None:
     print(f"{arguments.weights.name}: {model.architecture}")
     print(found.describe())
-    _print_tables(tables(found))
+    for table in tables(found):
+        print()
+        table.show()
     print(f"\n{found.images:,} images, {found.images_per_second:.1f} a second")
     if found.corrupt:
         print(f"\n{len(found.corrupt)} images could not be read and are in no score:")
@@ -200,30 +201,11 @@ def _report(
     if arguments.html:
         from dgseg.evaluation.page import page
 
-        _write(arguments.html, page(found, facts, examples))
+        _write(arguments.html, page(arguments.weights.name, found, facts, examples))
     if not arguments.no_mlflow and importlib.util.find_spec("mlflow") is not None:
         from dgseg.cli.evaluation_run import keep
 
         print(keep(found, facts, arguments.experiment, arguments.html))
-
-
-def _print_tables(shown: Sequence[Table]) -> None:
-    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
-        for table in shown:
-            print("\n" + plain(table))
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    console = Console()
-    for table in shown:
-        pretty = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-        for column, name in enumerate(table.head):
-            pretty.add_column(name, justify="right" if column else "left", no_wrap=True)
-        for place, row in enumerate(table.rows):
-            pretty.add_row(*row, end_section=place + 1 in table.rules)
-        console.print(pretty)
 
 
 def _examples(

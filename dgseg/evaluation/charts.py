@@ -1,4 +1,4 @@
-"""Plots of what was counted. Each returns a matplotlib Figure: `figure.savefig(file)` writes PNG, SVG or PDF."""
+"""Plots of what was counted. Each returns a Chart: `chart.savefig(file)` writes PNG, SVG or PDF."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 
 from dgseg.data.labels import CLASSES, COLOURS
 from dgseg.evaluation.bootstrap import Difference
@@ -15,13 +14,15 @@ from dgseg.evaluation.calibration import CalibrationResult
 from dgseg.evaluation.confusion import Confusion
 from dgseg.evaluation.embedding import Cloud
 from dgseg.evaluation.ood import Curves
+from dgseg.evaluation.report.chart import Chart
 
 # Told apart by colour-blind eyes (Okabe and Ito), and by their markers in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^Dv<>"
+Floats = npt.NDArray[np.float64]
 
 
-def confusion_heat_map(confusion: Confusion, classes: Sequence[str] = CLASSES) -> Figure:
+def confusion_heat_map(confusion: Confusion, classes: Sequence[str] = CLASSES) -> Chart:
     """Of each class's pixels, the share predicted as each class, in percent. The colour grows with the square root, so
     that confusions of a few percent are seen. Classes without a pixel are left white."""
     pixels = confusion.matrix.cpu().numpy().astype(np.float64)
@@ -30,14 +31,10 @@ def confusion_heat_map(confusion: Confusion, classes: Sequence[str] = CLASSES) -
         columns.append("void")
     pixels, total = pixels[:, : len(columns)], pixels.sum(1, keepdims=True)
     share = 100 * np.divide(pixels, total, out=np.full_like(pixels, np.nan), where=total > 0)
-    figure = Figure(figsize=(1.5 + 0.46 * len(columns), 1.3 + 0.42 * len(classes)), layout="constrained")
+    figure = Chart(figsize=(1.5 + 0.46 * len(columns), 1.3 + 0.42 * len(classes)), layout="constrained")
     axes = figure.add_subplot()
     shown = axes.imshow(share, cmap="viridis", norm=PowerNorm(0.5, 0, 100), aspect="auto")
-    for row, column in zip(*np.nonzero(np.nan_to_num(share) >= 0.95), strict=True):
-        value = share[row, column]
-        axes.text(
-            column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color="black" if value > 45 else "white"
-        )
+    _write_cells(axes, np.where(share >= 0.95, share, np.nan), black_above=45)
     axes.set_xticks(range(len(columns)), columns, rotation=55, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("prediction")
@@ -46,9 +43,9 @@ def confusion_heat_map(confusion: Confusion, classes: Sequence[str] = CLASSES) -
     return figure
 
 
-def reliability_diagram(results: Mapping[str, CalibrationResult]) -> Figure:
+def reliability_diagram(results: Mapping[str, CalibrationResult]) -> Chart:
     """Accuracy against confidence, below the line: overconfident; under it how many pixels have which confidence."""
-    figure = Figure(figsize=(5, 6), layout="constrained")
+    figure = Chart(figsize=(5, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="calibrated")
     for style, (name, result) in zip(_styles(), results.items(), strict=False):
@@ -64,46 +61,48 @@ def reliability_diagram(results: Mapping[str, CalibrationResult]) -> Figure:
     return figure
 
 
-def boundary_errors(tallies: Mapping[str, BoundaryErrors]) -> Figure:
+def boundary_errors(tallies: Mapping[str, BoundaryErrors]) -> Chart:
     """Error rate by distance to the nearest class boundary; one line per domain or model."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
     names = _same_bands(tallies)
-    for style, (name, tally) in zip(_styles(), tallies.items(), strict=False):
-        axes.plot(range(len(names)), 100 * tally.error(), label=name, **style)
-    axes.set_xticks(range(len(names)), names)
-    axes.set(xlabel="distance to the nearest class boundary", ylabel="wrong pixels, %", ylim=(0, None))
-    axes.legend()
-    axes.grid(alpha=0.3)
-    return figure
+    return _curves(
+        {name: 100 * tally.error() for name, tally in tallies.items()},
+        names,
+        xlabel="distance to the nearest class boundary",
+        ylabel="wrong pixels, %",
+    )
 
 
-def trimap_curves(tallies: Mapping[str, BoundaryErrors], classes: Sequence[int] | None = None) -> Figure:
+def trimap_curves(tallies: Mapping[str, BoundaryErrors], classes: Sequence[int] | None = None) -> Chart:
     """mIoU of the pixels within a distance of a boundary, and of all of them. classes: over these alone."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
     _same_bands(tallies)
     radii = next(iter(tallies.values())).radii
-    for style, (name, tally) in zip(_styles(), tallies.items(), strict=False):
-        axes.plot(range(len(radii) + 1), [100 * found.miou for found in tally.trimap(classes)], label=name, **style)
-    axes.set_xticks(range(len(radii) + 1), [*(f"≤ {radius} px" for radius in radii), "all"])
-    axes.set(xlabel="pixels within this distance of a boundary", ylabel="mIoU, %", ylim=(0, None))
+    return _curves(
+        {name: [100 * scores.miou for scores in tally.trimap(classes)] for name, tally in tallies.items()},
+        [*(f"≤ {radius} px" for radius in radii), "all"],
+        xlabel="pixels within this distance of a boundary",
+        ylabel="mIoU, %",
+    )
+
+
+def _curves(values: Mapping[str, Sequence[float] | Floats], ticks: Sequence[str], *, xlabel: str, ylabel: str) -> Chart:
+    figure = Chart(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for style, (name, curve) in zip(_styles(), values.items(), strict=False):
+        axes.plot(range(len(ticks)), curve, label=name, **style)
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     axes.legend()
     axes.grid(alpha=0.3)
     return figure
 
 
-def class_boundary_errors(tally: BoundaryErrors, classes: Sequence[str] = CLASSES) -> Figure:
+def class_boundary_errors(tally: BoundaryErrors, classes: Sequence[str] = CLASSES) -> Chart:
     """Error rate by class and distance, in percent; white where a class has no pixel."""
     error = 100 * tally.class_error().T
-    figure = Figure(figsize=(2.6 + 0.75 * error.shape[1], 1 + 0.34 * len(classes)), layout="constrained")
+    figure = Chart(figsize=(2.6 + 0.75 * error.shape[1], 1 + 0.34 * len(classes)), layout="constrained")
     axes = figure.add_subplot()
     shown = axes.imshow(error, cmap="magma", vmin=0, vmax=100, aspect="auto")
-    for row, column in zip(*np.nonzero(~np.isnan(error)), strict=True):
-        value = error[row, column]
-        axes.text(
-            column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color="black" if value > 60 else "white"
-        )
+    _write_cells(axes, error, black_above=60)
     axes.set_xticks(range(error.shape[1]), tally.names)
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("distance to the nearest class boundary")
@@ -111,9 +110,9 @@ def class_boundary_errors(tally: BoundaryErrors, classes: Sequence[str] = CLASSE
     return figure
 
 
-def ood_curves(curves: Mapping[str, Curves]) -> Figure:
+def ood_curves(curves: Mapping[str, Curves]) -> Chart:
     """Precision over recall, and the ROC curve, of out-of-distribution scores."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Chart(figsize=(9, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for style, (name, curve) in zip(_styles(), curves.items(), strict=False):
         line = {"color": style["color"], "label": name}
@@ -128,11 +127,11 @@ def ood_curves(curves: Mapping[str, Curves]) -> Figure:
     return figure
 
 
-def boundary_comparison(domains: Mapping[str, Mapping[str, BoundaryErrors]]) -> Figure:
+def boundary_comparison(domains: Mapping[str, Mapping[str, BoundaryErrors]]) -> Chart:
     """A plot per domain, all of one height: the error rates of several models by distance to a boundary."""
     columns = min(3, len(domains))
     rows = -(-len(domains) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
+    figure = Chart(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes, (domain, tallies) in zip(grid.flat, domains.items(), strict=False):
         names = _same_bands(tallies)
@@ -150,9 +149,9 @@ def boundary_comparison(domains: Mapping[str, Mapping[str, BoundaryErrors]]) -> 
     return figure
 
 
-def differences(found: Mapping[str, Difference], better: Mapping[str, str]) -> Figure:
+def differences(found: Mapping[str, Difference], better: Mapping[str, str]) -> Chart:
     """mIoU of B minus mIoU of A per domain, with its interval; in colour where A or B is `better`."""
-    figure = Figure(figsize=(6.4, 1.2 + 0.42 * len(found)), layout="constrained")
+    figure = Chart(figsize=(6.4, 1.2 + 0.42 * len(found)), layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color="black", linewidth=1)
     for place, (name, each) in enumerate(found.items()):
@@ -166,10 +165,10 @@ def differences(found: Mapping[str, Difference], better: Mapping[str, str]) -> F
     return figure
 
 
-def embedding(models: Mapping[str, Sequence[Cloud]]) -> Figure:
+def embedding(models: Mapping[str, Sequence[Cloud]]) -> Chart:
     """A row per model, a column per cloud; classes in their own colours, domains in this page's."""
     rows, columns = len(models), max(map(len, models.values()))
-    figure = Figure(figsize=(4.3 * columns, 4.2 * rows + 1.4), layout="constrained")
+    figure = Chart(figsize=(4.3 * columns, 4.2 * rows + 1.4), layout="constrained")
     grid = figure.subplots(rows + 1, columns, squeeze=False, height_ratios=[4.2] * rows + [1.4])
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
@@ -194,7 +193,14 @@ def embedding(models: Mapping[str, Sequence[Cloud]]) -> Figure:
     return figure
 
 
-def _thinned(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[Any, Any]:
+def _write_cells(axes: Any, values: Floats, black_above: float) -> None:
+    for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True):
+        value = values[row, column]
+        colour = "black" if value > black_above else "white"
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+
+
+def _thinned(x: Floats, y: Floats) -> tuple[Any, Any]:
     """At most some 2,000 points: an SVG of 65,536 opens slowly."""
     keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), 2000)).round().astype(np.intp))
     return x[keep], y[keep]

@@ -1,8 +1,5 @@
 """Two models side by side: whether one is better beyond noise, where they err, and the images on which they differ."""
 
-import csv
-import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +15,8 @@ from dgseg.evaluation.boundary import BoundaryErrors
 from dgseg.evaluation.counting import domains
 from dgseg.evaluation.gallery import examples
 from dgseg.evaluation.pictures import Example
+from dgseg.evaluation.report.table import Cell, Table, csv_text, finite, percent, points
 from dgseg.evaluation.result import DomainResult, Evaluation, ImageCounts, class_names
-from dgseg.evaluation.table import Table, percent
 from dgseg.models.base import SegmentationModel
 
 Floats = npt.NDArray[np.float64]
@@ -85,20 +82,17 @@ class Comparison:
                     found[name][f"iou_{model}"] = _iou(of.domains[name])
             for model, tally in boundaries.get(name, {}).items():
                 found[name]["boundary_bands"] = list(tally.names)
-                found[name][f"boundary_error_{model.lower()}"] = [_number(error) for error in tally.error().tolist()]
+                found[name][f"boundary_error_{model.lower()}"] = [finite(error) for error in tally.error().tolist()]
         return found
 
     def as_csv(self) -> str:
         """A row per domain, in fractions."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ["domain", "images", "miou_a", "miou_b", "difference", "low", "high", "confidence", "p_value", "verdict"]
-        )
+        head = ("domain", "images", "miou_a", "miou_b", "difference", "low", "high", "confidence", "p_value", "verdict")
+        rows: list[tuple[Cell, ...]] = []
         for name, each in self.differences.items():
             numbers = (each.a, each.b, each.difference, each.low, each.high, each.confidence, each.p_value)
-            writer.writerow([name, each.images, *(repr(number) for number in numbers), self.verdicts[name]])
-        return text.getvalue()
+            rows.append((name, each.images, *numbers, self.verdicts[name]))
+        return csv_text(head, rows)
 
 
 def compare(
@@ -129,8 +123,8 @@ def scores_table(found: Comparison) -> Table:
             f"{each.images:,}",
             percent(each.a),
             percent(each.b),
-            _points(each.difference),
-            f"{_points(each.low)} to {_points(each.high)}",
+            points(each.difference),
+            f"{points(each.low)} to {points(each.high)}",
             f"{each.p_value:.4f}",
             found.verdicts[name],
         )
@@ -147,7 +141,7 @@ def classes_table(found: Comparison) -> Table:
     rows = []
     for c, name in enumerate(names):
         pairs = [(found.a.domains[of].scores.iou[c], found.b.domains[of].scores.iou[c]) for of in found.a.domains]
-        rows.append((name, *(_points(b - a, 1) for a, b in pairs)))
+        rows.append((name, *(points(b - a, 1) for a, b in pairs)))
     return Table("IoU of B minus IoU of A, points", ("class", *found.a.domains), tuple(rows))
 
 
@@ -215,12 +209,4 @@ def _images(result: DomainResult) -> ImageCounts:
 
 def _iou(result: DomainResult) -> dict[str, float | None]:
     names = class_names(result.confusion.num_classes)
-    return {name: _number(iou) for name, iou in zip(names, result.scores.iou.tolist(), strict=True)}
-
-
-def _points(difference: float, digits: int = 2) -> str:
-    return "–" if math.isnan(difference) else f"{round(100 * difference, digits) + 0.0:+.{digits}f}"  # no -0.00
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return {name: finite(iou) for name, iou in zip(names, result.scores.iou.tolist(), strict=True)}

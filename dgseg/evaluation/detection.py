@@ -10,9 +10,9 @@ import numpy as np
 from dgseg.data.dataset import DataError, Dataset
 from dgseg.evaluation.evaluate import evaluate
 from dgseg.evaluation.protocols import PROTOCOLS
+from dgseg.evaluation.report.table import Table, percent
 from dgseg.evaluation.result import DomainResult, Evaluation
 from dgseg.evaluation.scorers import Scorer
-from dgseg.evaluation.table import Table, percent
 from dgseg.models.base import SegmentationModel
 
 EXTRAS = ("ood", "components")

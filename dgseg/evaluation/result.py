@@ -1,6 +1,5 @@
 """What an evaluation finds: per domain the counts, from which every score is derived when it is asked for."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from dgseg.evaluation.components import ComponentScores
 from dgseg.evaluation.confusion import Confusion, Scores
 from dgseg.evaluation.ood import METRICS, OodScores
 from dgseg.evaluation.protocols import Protocol, averages, whole_datasets
+from dgseg.evaluation.report.table import finite
 from dgseg.evaluation.tally import Tally
 
 
@@ -133,9 +133,9 @@ class DomainResult:
             "images": self.images,
             "corrupt": self.corrupt,
             "pixels": scores.pixels,
-            "miou": _number(scores.miou),
-            "macc": _number(scores.macc),
-            "pixel_accuracy": _number(scores.pixel_accuracy),
+            "miou": finite(scores.miou),
+            "macc": finite(scores.macc),
+            "pixel_accuracy": finite(scores.pixel_accuracy),
             "iou": dict(zip(chosen, _numbers(scores.iou), strict=True)),
             "accuracy": dict(zip(chosen, _numbers(scores.accuracy), strict=True)),
             "confusion": self.confusion.matrix.tolist(),
@@ -147,23 +147,23 @@ class DomainResult:
                 "error": _numbers(self.boundary.error()),
                 "class_error": dict(zip(names, map(_numbers, self.boundary.class_error().T), strict=True)),
                 "trimap_radii": [*self.boundary.radii, None],
-                "trimap_miou": [_number(each.miou) for each in self.boundary.trimap(self.classes)],
+                "trimap_miou": [finite(each.miou) for each in self.boundary.trimap(self.classes)],
             }
         if self.boundary_iou is not None:
             found["boundary_iou"] = {
-                "mean": _number(self.boundary_iou.mean_iou(self.classes)),
+                "mean": finite(self.boundary_iou.mean_iou(self.classes)),
                 "iou": dict(zip(chosen, _numbers(self.boundary_iou.class_iou(self.classes)), strict=True)),
             }
         if self.calibration is not None:
             result = self.calibration.result()
             found["calibration"] = {
-                "ece": _number(result.ece),
-                "largest_gap": _number(result.largest_gap),
+                "ece": finite(result.ece),
+                "largest_gap": finite(result.largest_gap),
                 "confidence": _numbers(result.confidence),
                 "accuracy": _numbers(result.accuracy),
                 "pixels": result.pixels.tolist(),
-                "entropy_right": _number(result.entropy_right),
-                "entropy_wrong": _number(result.entropy_wrong),
+                "entropy_right": finite(result.entropy_right),
+                "entropy_wrong": finite(result.entropy_wrong),
             }
         if self.ood:
             found["ood"] = {name: _ood(tally, self.components.get(name)) for name, tally in self.ood.items()}
@@ -216,7 +216,7 @@ class Evaluation:
             "images": self.images,
             "images_per_second": self.images_per_second,
             "corrupt": dict(self.corrupt),
-            "averages": {name: _number(value) for name, value in self.averages().items()},
+            "averages": {name: finite(value) for name, value in self.averages().items()},
             "domains": {name: result.as_dict(per_image=per_image) for name, result in self.domains.items()},
         }
 
@@ -232,23 +232,19 @@ def class_names(num_classes: int) -> tuple[str, ...]:
 def _ood(tally: OodScores, components: ComponentScores | None) -> dict[str, Any]:
     result = tally.result()
     found: dict[str, Any] = {
-        **{name: _number(getattr(result, name)) for name in METRICS},
+        **{name: finite(getattr(result, name)) for name in METRICS},
         "interval": {name: _numbers(np.array(bounds)) for name, bounds in result.interval.items()},
-        "best_f1": _number(result.best_f1),
-        "best_threshold": _number(result.best_threshold),
+        "best_f1": finite(result.best_f1),
+        "best_threshold": finite(result.best_threshold),
         "positives": result.positives,
         "negatives": result.negatives,
     }
     if components is not None:
         one = components.result()
-        found["components"] = {"siou": _number(one.siou), "ppv": _number(one.ppv), "f1": _number(one.f1)}
+        found["components"] = {"siou": finite(one.siou), "ppv": finite(one.ppv), "f1": finite(one.f1)}
         found["smallest_components"] = dict(components.settings)  # those that count, in pixels
     return found
 
 
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def _numbers(values: npt.NDArray[np.float64]) -> list[float | None]:
-    return [_number(value) for value in values.tolist()]
+    return [finite(value) for value in values.tolist()]

@@ -25,7 +25,6 @@ from dgseg.evaluation.comparison import (
 from dgseg.evaluation.comparison_page import comparison_page
 from dgseg.evaluation.confusion import Confusion, iou_parts
 from dgseg.evaluation.result import DomainResult, ImageCounts, Seen
-from dgseg.evaluation.table import plain
 from dgseg.models import Prediction
 from dgseg.models.base import SegmentationModel
 
@@ -63,7 +62,7 @@ def test_better_or_not_beyond_noise():
     for name in ("fog", "night", "rain"):
         difference = found.differences[name]
         assert difference.difference == pytest.approx(b.domains[name].scores.miou - a.domains[name].scores.miou)
-    assert "A and B do not differ beyond noise" in plain(scores_table(found))
+    assert "A and B do not differ beyond noise" in scores_table(found).text()
     itself = compare(a, a, resamples=100)
     assert set(itself.better.values()) == {"neither"}
 
@@ -74,7 +73,7 @@ def test_few_images_get_no_verdict_however_clear_they_look():
     found = compare(a, b, resamples=200)
     assert found.differences["fog"].beyond_noise  # one image, drawn again and again, has no spread
     assert found.better == {"fog": "unknown", "night": "B", "average": "unknown"}
-    assert "no verdict: fewer than 10 images" in plain(scores_table(found))
+    assert "no verdict: fewer than 10 images" in scores_table(found).text()
     assert charts.differences(found.differences, found.better).axes[0].get_lines()[1].get_color() == "grey"
 
 

@@ -19,7 +19,7 @@ CONDITIONS = ("fog", "night", "rain", "snow")
 
 class ACDC(FileDataset):
     name = "acdc"
-    conditions = CONDITIONS
+    conditions: tuple[str, ...] = CONDITIONS
     splits: ClassVar = {"train": 1600, "val": 406, "test": 2000}
     unlabelled: ClassVar = frozenset({"test"})
 

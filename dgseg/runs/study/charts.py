@@ -1,4 +1,4 @@
-"""Plots of compared runs. Each returns a matplotlib Figure."""
+"""Plots of compared runs. Each returns a Chart."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -6,9 +6,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from dgseg.evaluation.names import domain_of
+from dgseg.evaluation.report.chart import Chart
 from dgseg.runs.study.comparison import Comparison
 from dgseg.runs.study.records import DETECTION, LOWER_IS_BETTER, VALIDATION, Record
 from dgseg.runs.study.statistics import summary
@@ -18,14 +18,14 @@ COLOURS = _PAIRS[::2] + _PAIRS[1::2]  # ten, then their pale ones
 Lines = Mapping[str, Sequence[tuple[float, str]]]  # of a line: its places on the axis, and the group that stands there
 
 
-def bars(found: Comparison, columns: Sequence[str] = ()) -> Figure:
+def bars(found: Comparison, columns: Sequence[str] = ()) -> Chart:
     """Means, standard deviations, and a dot for every seed. Scores of unknown objects stand each on its own scale."""
     columns = columns or found.columns
     apart = [[column] for column in columns if column in DETECTION]
     together = [column for column in columns if column not in DETECTION]
     rows = [row for row in (apart, [together] if together else []) if row]  # of axes, each of its columns
     wide = min(15.0, 3 + 0.2 * len(columns) * (1 + len(found.groups)))
-    figure = Figure(figsize=(wide, 1.6 + 3.0 * len(rows)), layout="constrained")
+    figure = Chart(figsize=(wide, 1.6 + 3.0 * len(rows)), layout="constrained")
     grid = figure.add_gridspec(len(rows), 1)
     for place, row in enumerate(rows):
         inside = grid[place].subgridspec(1, len(row))
@@ -63,7 +63,7 @@ def _bars(axes: Any, found: Comparison, columns: Sequence[str]) -> None:
     axes.set_axisbelow(True)
 
 
-def learning_curves(found: Comparison) -> Figure | None:
+def learning_curves(found: Comparison) -> Chart | None:
     """Means over seeds between the least and the greatest; None where no run has kept its points."""
     titles = {
         "loss": ("training loss", "as each minimises it: other objectives, other sums"),
@@ -72,7 +72,7 @@ def learning_curves(found: Comparison) -> Figure | None:
     kinds = [kind for kind in titles if any(len(run.curves.get(kind, ())) > 1 for run in _runs(found))]
     if not kinds:
         return None
-    figure = Figure(figsize=(6.2 * len(kinds), 4.6), layout="constrained")
+    figure = Chart(figsize=(6.2 * len(kinds), 4.6), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         scale = 100 if kind == VALIDATION else 1
         for (label, runs), colour in zip(found.groups.items(), cycle(COLOURS), strict=False):
@@ -90,9 +90,9 @@ def learning_curves(found: Comparison) -> Figure | None:
     return figure
 
 
-def lines(found: Comparison, panels: Mapping[str, Lines], columns: Sequence[str]) -> Figure:
+def lines(found: Comparison, panels: Mapping[str, Lines], columns: Sequence[str]) -> Chart:
     """A row per score, a column per panel (what varies): means, standard deviations, a dot for every seed."""
-    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 0.8 + 2.9 * len(columns)), layout="constrained")
+    figure = Chart(figsize=(1.2 + 4.2 * len(panels), 0.8 + 2.9 * len(columns)), layout="constrained")
     grid = figure.subplots(len(columns), len(panels), squeeze=False, sharey="row", sharex="col")
     for row, column in zip(grid, columns, strict=True):
         for axes, of_panel in zip(row, panels.values(), strict=True):
@@ -133,7 +133,7 @@ def _line(
         axes.plot([x] * len(values), [100 * value for value in values.values()], ".", color=colour, alpha=0.5)
 
 
-def _legend(figure: Figure, axes: Any) -> None:
+def _legend(figure: Chart, axes: Any) -> None:
     """Above everything, as many names in a row as fit."""
     handles, names = axes.get_legend_handles_labels()
     columns = max(1, int(figure.get_figwidth() / (0.7 + 0.085 * max(map(len, names)))))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from dgseg.data.labels import CLASSES
 from dgseg.evaluation.names import domain_of, miou
 from dgseg.evaluation.protocols import AVERAGES
+from dgseg.evaluation.report.table import ABSENT
 from dgseg.recipes import words_by_name
 from dgseg.runs.study.records import COSTS, DETECTION, LOWER_IS_BETTER, VALIDATION, Record
 from dgseg.runs.study.statistics import SeedDifference, Summary, difference, summary
@@ -14,7 +15,6 @@ from dgseg.runs.study.statistics import SeedDifference, Summary, difference, sum
 # What may differ between two runs of one group: the seed, and what changes no weights.
 SEED = "seed"
 HARMLESS = frozenset({SEED, "data.loaders", "data.test_batch", "train.save_every", "train.evaluate_every", *COSTS})
-ABSENT = "–"
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,23 @@ def of_rows(
     records = [run for runs in there.values() for run in runs]
     pairs = {label: other for label, other in against.items() if label in there and other in there}
     return Comparison(there, _columns(records, (), set())[0], pairs, (), notes, confidence)
+
+
+def headline(found: Comparison) -> list[str]:
+    """Scores to say a sentence about: the widest average, where there is one, and how unknown objects are found."""
+    shown = [name for name in map(miou, ("all", "Avg5", "Avg2", "adverse")) if name in found.columns]
+    shown = shown[:1] + (["AP"] if "AP" in found.columns else [])
+    return shown or [name for name in found.columns if name != VALIDATION][:1]
+
+
+def sentences(found: Comparison) -> list[str]:
+    """The verdict on every group that has a baseline, by the headline's scores."""
+    return [
+        found.sentence(label, column)
+        for label in found.against
+        for column in headline(found)
+        if found.difference(label, column) is not None
+    ]
 
 
 def _grouped(

@@ -8,10 +8,10 @@ from typing import Any
 from dgseg.evaluation.names import domain_of
 from dgseg.evaluation.protocols import AVERAGES
 from dgseg.runs.study import charts, tables
-from dgseg.runs.study.comparison import ABSENT, Comparison, of_rows
+from dgseg.evaluation.report.table import ABSENT
+from dgseg.runs.study.comparison import Comparison, of_rows, sentences
 from dgseg.runs.study.execute import Run
 from dgseg.runs.study.grids import Grid
-from dgseg.runs.study.page import headline
 from dgseg.runs.study.records import DETECTION, Record
 from dgseg.training.yaml import flatten
 
@@ -37,16 +37,6 @@ def compared(
         if row.shown
     }
     return of_rows(rows, {row.label: row.against for row in grid.rows if row.against}, notes, confidence)
-
-
-def sentences(found: Comparison) -> list[str]:
-    """One per comparison, on the widest average."""
-    return [
-        found.sentence(label, column)
-        for label in found.against
-        for column in headline(found)
-        if found.difference(label, column) is not None
-    ]
 
 
 def write(grid: Grid, found: Comparison, out: Path, command: str) -> list[Path]:
@@ -111,7 +101,7 @@ def _readme(grid: Grid, found: Comparison, command: str) -> str:
     parts = [
         f"## dgseg study {grid.name}",
         grid.question,
-        *(f"**{table.title}**\n\n{tables.as_markdown(table)}" for table in shown),
+        *(f"**{table.title}**\n\n{table.markdown()}" for table in shown),
         "\n".join(f"- {each}" for each in sentences(found)),
         f"![{grid.name}](plot.png)",
         " ".join([found.method, *found.notes]),

@@ -1,42 +1,18 @@
-"""Scores as tables: for people, in percent, and as CSV, in fractions."""
+"""An evaluation as tables: for people, in percent, and as CSV, in fractions."""
 
-import csv
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from dgseg.evaluation.report.table import ABSENT, Cell, Table, csv_text, percent
 from dgseg.evaluation.result import DomainResult, Evaluation, class_names
-
-WIDTH = 118
-
-
-@dataclass(frozen=True)
-class Table:
-    """The first column is text, the others are numbers; a rule stands above each row that `rules` names."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    rules: frozenset[int] = frozenset()
 
 
 def tables(found: Evaluation) -> list[Table]:
-    result = [_domains(found)]
-    names = list(found.domains)
-    # As many domains side by side as a line holds.
-    room = (WIDTH - 15) // (2 + max(8, *(len(name) for name in names)))
-    result += [_classes(found, names[first : first + room]) for first in range(0, len(names), room)]
-    for extra in (_boundary(found), _calibration(found), _ood(found)):
-        result += [extra] if extra.rows else []
-    return result
+    extras = (boundary_table(found), calibration_table(found), unknown_table(found))
+    return [scores_table(found), *_classes(found).fold(), *(extra for extra in extras if extra.rows)]
 
 
-def percent(value: float, digits: int = 2) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.{digits}f}"
-
-
-def _domains(found: Evaluation) -> Table:
+def scores_table(found: Evaluation) -> Table:
     skipped = any(result.corrupt for result in found.domains.values())
     rows = []
     for name, result in found.domains.items():
@@ -55,7 +31,8 @@ def _indented(domain: str) -> str:
     return f"  {condition}" if condition else dataset
 
 
-def _classes(found: Evaluation, names: Sequence[str]) -> Table:
+def _classes(found: Evaluation) -> Table:
+    names = list(found.domains)
     chosen = found.domains[names[0]].scores.classes
     called = class_names(found.domains[names[0]].confusion.num_classes)
     rows = [
@@ -65,7 +42,7 @@ def _classes(found: Evaluation, names: Sequence[str]) -> Table:
     return Table("IoU by class, %", ("class", *names), tuple(rows))
 
 
-def _boundary(found: Evaluation) -> Table:
+def boundary_table(found: Evaluation) -> Table:
     rows: list[tuple[str, ...]] = []
     head: tuple[str, ...] = ("domain",)
     for name, result in found.domains.items():
@@ -76,19 +53,19 @@ def _boundary(found: Evaluation) -> Table:
     return Table("Wrong pixels by distance to the nearest class boundary, %", head, tuple(rows))
 
 
-def _calibration(found: Evaluation) -> Table:
+def calibration_table(found: Evaluation) -> Table:
     rows = []
     for name, result in found.domains.items():
         if result.calibration is not None and result.scores.pixels:
             one = result.calibration.result()
             nats = (one.entropy_right, one.entropy_wrong)
-            entropies = ["–" if math.isnan(value) else f"{value:.3f}" for value in nats]
+            entropies = [ABSENT if math.isnan(value) else f"{value:.3f}" for value in nats]
             rows.append((name, percent(one.ece), percent(one.largest_gap, 1), *entropies))
     head = ("domain", "ECE, %", "largest gap, %", "entropy if right", "if wrong")
     return Table("Calibration, entropy in nats", head, tuple(rows))
 
 
-def _ood(found: Evaluation) -> Table:
+def unknown_table(found: Evaluation) -> Table:
     rows = []
     components = any(result.components for result in found.domains.values())
     for name, result in found.domains.items():
@@ -100,53 +77,25 @@ def _ood(found: Evaluation) -> Table:
             values.append("0" if slack == 0 else f"{100 * slack:.2g}")
             if components:
                 parts = result.components[kind].result() if kind in result.components else None
-                values += [percent(v) for v in (parts.siou, parts.ppv, parts.f1)] if parts else ["–"] * 3
+                values += [percent(v) for v in (parts.siou, parts.ppv, parts.f1)] if parts else [ABSENT] * 3
             rows.append((f"{name}: {kind}", *values))
     head = ("domain: score", "AUROC", "AP", "FPR@95", "± by fp16", *(("sIoU", "PPV", "F1") if components else ()))
     return Table("Out-of-distribution pixels and components, %", head, tuple(rows))
 
 
-def plain(table: Table) -> str:
-    cells = [table.head, *table.rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(table.head))]
-    rule = "-" * (sum(widths) + 2 * len(widths) - 2)
-
-    def line(row: Sequence[str]) -> str:
-        padded = [row[0].ljust(widths[0])] + [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        ]
-        return "  ".join(padded).rstrip()
-
-    lines = [table.title, line(table.head), rule]
-    for place, row in enumerate(table.rows):
-        lines += [rule] if place in table.rules else []
-        lines.append(line(row))
-    return "\n".join(lines)
-
-
 def as_csv(found: Evaluation) -> str:
     """A row per domain and per average."""
     names = class_names(next(iter(found.domains.values())).confusion.num_classes)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["domain", "protocol", "images", "skipped", "pixels", "miou", "macc", "pixel_accuracy"]
-        + [f"iou {name}" for name in names]
-    )
-    for domain, result in found.domains.items():
-        writer.writerow([domain, found.protocol.name, *_csv_row(result, len(names))])
-    for name, value in found.averages().items():
-        writer.writerow([name, found.protocol.name, "", "", "", _cell(value)])
-    return text.getvalue()
+    head = ["domain", "protocol", "images", "skipped", "pixels", "miou", "macc", "pixel_accuracy"]
+    rows: list[Sequence[Cell]] = [
+        (domain, found.protocol.name, *_csv_row(result, len(names))) for domain, result in found.domains.items()
+    ]
+    rows += [(name, found.protocol.name, "", "", "", value) for name, value in found.averages().items()]
+    return csv_text([*head, *(f"iou {name}" for name in names)], rows)
 
 
-def _csv_row(result: DomainResult, num_classes: int) -> list[str]:
+def _csv_row(result: DomainResult, num_classes: int) -> list[Cell]:
     scores = result.scores
     iou = dict(zip(scores.classes, scores.iou.tolist(), strict=True))
-    counts = [str(count) for count in (result.images, result.corrupt, scores.pixels)]
-    means = [_cell(value) for value in (scores.miou, scores.macc, scores.pixel_accuracy)]
-    return counts + means + [_cell(iou.get(c, math.nan)) for c in range(num_classes)]
-
-
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else repr(value)
+    counts = (result.images, result.corrupt, scores.pixels)
+    return [*counts, scores.miou, scores.macc, scores.pixel_accuracy, *(iou.get(c) for c in range(num_classes))]
