@@ -7,8 +7,8 @@ from typing import Any
 
 from dgseg.evaluation.names import domain_of
 from dgseg.evaluation.protocols import AVERAGES
-from dgseg.runs.study import charts, tables
 from dgseg.evaluation.report.table import ABSENT
+from dgseg.runs.study import charts, tables
 from dgseg.runs.study.comparison import Comparison, of_rows, sentences
 from dgseg.runs.study.execute import Run
 from dgseg.runs.study.grids import Grid
