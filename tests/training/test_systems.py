@@ -47,7 +47,7 @@ IN_FLOAT32: dict[str, dict[str, Any]] = {
 
 # Two workers of one image, where torch's instance norms are at their weakest.
 ONE_IMAGE_EACH: dict[str, dict[str, Any]] = {
-    "blindnet-ibn": {
+    "study:blindnet-baselines/ibn": {
         "data.sources": ["streets=game@train,size=64x96,length=40"],
         "data.batch_size": 2,
         "data.augment.crop": [64, 96],
