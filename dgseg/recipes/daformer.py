@@ -2,8 +2,8 @@
 real datasets.
 
 Data is looked for in ./data, under the names below; --data.sources and --data.test name other places. `--as published`
-holds every constant and convention as published. Without it the prototypes are updated once per batch, bands are
-disjoint, losses are means over valid pixels, and precision is mixed.
+has nested bands, one prototype update per pixel, losses over all pixels and float32, as the paper. Without it bands are
+disjoint, prototypes are updated once per batch, losses are means over valid pixels, and precision is mixed.
 """
 
 from collections.abc import Mapping
