@@ -2,6 +2,7 @@
 
 import ast
 import re
+from importlib import import_module
 
 import pytest
 
@@ -32,6 +33,21 @@ def test_links_of_the_repository_become_those_of_the_site():
     assert not broken
     turned("[gone](nowhere.md)")
     assert broken == ["docs/a/b.md links to nowhere.md, which is not there"]
+
+
+ROOMS = ("ops", "data", "models", "objectives", "evaluation", "training", "recipes")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_reference_has_every_public_class_and_function(room):
+    page = (ROOT / f"docs/reference/{room}.md").read_text()
+    listed = re.findall(r"^::: (\S+)", page, re.MULTILINE)
+    for path in listed:
+        module, _, name = path.rpartition(".")
+        assert hasattr(import_module(module), name), f"{page}: there is no {path}"
+    public = import_module(f"dgseg.{room}")
+    wanted = {name for name in public.__all__ if callable(getattr(public, name))}
+    assert wanted == {path.rpartition(".")[2] for path in listed}
 
 
 def messages():
