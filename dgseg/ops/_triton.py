@@ -44,6 +44,32 @@ def rows_follow(*tensors: Tensor) -> bool:
     return all(t.stride(2) == t.shape[3] * t.stride(3) for t in tensors)
 
 
+LANES = 16  # cells of a strip: half a warp, so that a pixel's label, weights and statistics are read by two threads
+
+
+def strips_of(height: int, width: int, programs: int) -> tuple[int, int, int]:
+    """How the transposed upsampling is cut: (blocks of cells, strips, rows of a strip); `programs` run each of them.
+    Every strip computes one row of cells more than it stores, every block one cell more: half as many programs as
+    elsewhere fill a GPU, because their registers leave room for few at a time, and each of them runs long."""
+    blocks = triton.cdiv(width, LANES - 1)
+    rows = 8
+    while rows > 1 and programs * blocks * triton.cdiv(height, rows) < FILLING // 2:
+        rows //= 2
+    return blocks, triton.cdiv(height, rows), rows
+
+
+def warps_of_strip(split: dict[str, int], dtype: torch.dtype) -> int:
+    """A thread keeps about sixteen numbers for each of its classes: ten classes of float32 fit its registers."""
+    classes = (split["HEAD"] + split["TAIL"]) * (2 if dtype == torch.float64 else 1)
+    return int(min(triton.next_power_of_2(triton.cdiv(classes, 20)), 8))
+
+
+def planar(logits: Tensor) -> Tensor:
+    """Low-resolution logits are small beside what is made of them, and are read once per corner: where pixels are not
+    neighbours in memory (channels_last), a copy in which they are costs less than reading them as they lie."""
+    return logits if logits.stride(3) == 1 or logits.numel() == 0 else logits.contiguous()
+
+
 def index_type(small: int, large: int):
     return tl.int32 if 4 * (small + 1) * (large + 1) < 2**31 else tl.int64
 
@@ -73,6 +99,14 @@ def source_of(position, small, large, INDEX: tl.constexpr, COMPUTE: tl.constexpr
     index = doubled // (2 * large)
     fraction = (doubled - index * (2 * large)).to(COMPUTE) / tl.cast(2 * large, COMPUTE)
     return index.to(tl.int32), tl.where(index < small - 1, fraction, 0.0)
+
+
+@triton.jit
+def weight_in(position, index, small, large, INDEX: tl.constexpr, COMPUTE: tl.constexpr):
+    """The weight of the upper index for a `position` whose lower one is known: no division of integers."""
+    doubled = tl.maximum((2 * tl.cast(position, INDEX) + 1) * small - large, 0)
+    part = (doubled - tl.cast(index, INDEX) * (2 * large)).to(COMPUTE)
+    return tl.where(index < small - 1, part * (1.0 / tl.cast(2 * large, COMPUTE)), 0.0)
 
 
 @triton.jit

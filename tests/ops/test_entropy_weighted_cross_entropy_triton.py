@@ -14,6 +14,7 @@ from dgseg.ops import entropy_weighted_cross_entropy as op
 from tests.ops.harness import DEVICE, deterministic_and_poisoned, generator, layouts
 
 triton = pytest.importorskip("triton")
+from dgseg.ops import _triton as shared  # noqa: E402
 from dgseg.ops.entropy_weighted_cross_entropy import triton as kernels  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -131,7 +132,7 @@ def test_layouts(shape):
 
 @interpreted
 def test_long_strips(monkeypatch):
-    monkeypatch.setattr(kernels, "FILLING", 1)
+    monkeypatch.setattr(shared, "FILLING", 1)
     logits, labels, bands, _ = inputs((1, 2, 10, 3, 13, 5))
     check(launch(logits, labels, bands), logits, labels, bands, tolerance=1e-12)
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from dgseg.ops import across_ranks
 from dgseg.ops import focal_dice as op
 from dgseg.ops.focal_dice.reference import losses_of
 from tests.ops.harness import DEVICE, deterministic_and_poisoned, generator, layouts
 
 triton = pytest.importorskip("triton")
+from dgseg.ops import _triton as shared  # noqa: E402
 from dgseg.ops.focal_dice import triton as kernels  # noqa: E402
 from tests.ops.test_entropy_weighted_cross_entropy_triton import source  # noqa: E402
 
@@ -120,8 +122,30 @@ def test_layouts(shape):
 
 
 @interpreted
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("rows", [0, 1, 2], ids=["unweighted", "one weight", "a weight for each loss"])
+def test_losses_and_their_slopes(ranks, rows, monkeypatch):
+    g = generator(3)
+    everybody = torch.rand(ranks, 4, 5, generator=g, dtype=torch.float64) * 9
+    everybody[:, 3, 2] = 0  # a class that the batch lacks
+    sums = everybody[0].clone().requires_grad_()
+    weight = torch.rand(rows, 5, generator=g).squeeze(0) if rows else None
+    monkeypatch.setattr(across_ranks, "gather", lambda row, group: everybody.flatten(1))
+    right = losses_of(sums, weight, 0.5, None, torch.float64)
+    focal, dice, slopes = kernels.losses(sums.detach(), everybody.flatten(1), weight, 0.5, torch.float64)
+    torch.testing.assert_close((focal, dice), (right.focal.detach(), right.dice.detach()), rtol=1e-13, atol=1e-13)
+    grads = torch.tensor(0.7, dtype=torch.float64), torch.tensor(-2.0)
+    (expected,) = torch.autograd.grad(0.7 * right.focal - 2.0 * right.dice, sums)
+    torch.testing.assert_close(kernels.through_losses(*grads, slopes), expected, rtol=1e-13, atol=1e-13)
+    nothing = kernels.losses(
+        torch.zeros(4, 5, dtype=torch.float64), torch.zeros(1, 20).double(), weight, 0.5, torch.float32
+    )
+    assert [float(each) for each in nothing[:2]] == [0, 0]
+
+
+@interpreted
 def test_long_strips(monkeypatch):
-    monkeypatch.setattr(kernels, "FILLING", 1)
+    monkeypatch.setattr(shared, "FILLING", 1)
     logits, labels, _ = inputs((1, 2, 10, 3, 13, 5))
     check(launch(logits, labels), logits, labels, tolerance=1e-12)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dgseg.ops._triton import (
     COMPUTE_TYPES,
-    FILLING,
+    LANES,
     first_of,
     full_size_elements,
     index_type,
@@ -24,18 +24,22 @@ from dgseg.ops._triton import (
     mixed_columns,
     new_like,
     pixels_per_program,
+    planar,
     read_label,
     read_tile,
     rows_follow,
     source_of,
     split_classes,
     store_row,
+    strips_of,
+    warps_of_strip,
+    weight_in,
 )
 
 
-def _class_chunks(classes: int) -> tuple[int, int]:
-    """The backward needs no sum over classes: it takes at most 32 at a time. (number of chunks, classes in each)."""
-    chunks = triton.cdiv(classes, 32)
+def _class_chunks(classes: int, most: int) -> tuple[int, int]:
+    """No sum over classes in the backward: it takes at most `most` at a time. (number of chunks, classes in each)."""
+    chunks = triton.cdiv(classes, most)
     return chunks, triton.cdiv(classes, chunks)
 
 
@@ -134,7 +138,7 @@ def _pixels_upsampled_kernel(
     mean = tl.zeros([BLOCK], COMPUTE)
     deviation = tl.zeros([BLOCK], COMPUTE)
     for y in range(first_of(i, h, H, INDEX), first_of(i + 1, h, H, INDEX)):
-        _row, weight_y = source_of(y, h, H, INDEX, COMPUTE)
+        weight_y = weight_in(y, i, h, H, INDEX, COMPUTE)
         at = (n * H + y) * W + x
         label, valid = read_label(labels, at, mask, C, ignore_index)
         lse, E, ce = _softmax_statistics(
@@ -198,6 +202,8 @@ def pixels(
     split = split_classes(C)
     has = {"HAS_BANDS": entropy.dim() == 3, "COMPUTE": COMPUTE_TYPES[log_sum_exp.dtype]}
     upsampled = (h, w) != (H, W)
+    if upsampled:
+        logits = planar(logits)
     # Upsampling keeps three tiles: two rows of logits and the one between.
     block = pixels_per_program(split, 2560 if upsampled else full_size_elements(logits), logits.dtype)
     blocks = triton.cdiv(W, block) if upsampled else triton.cdiv(H * W, block)
@@ -436,7 +442,7 @@ def _backward_upsampled_kernel(
         lower_head_next = tl.zeros([HEAD, LANES], COMPUTE)
         lower_tail_next = tl.zeros([TAIL, LANES], COMPUTE)
         for y in range(first_of(i, h, H, INDEX), first_of(i + 1, h, H, INDEX)):
-            _row, weight_y = source_of(y, h, H, INDEX, COMPUTE)
+            weight_y = weight_in(y, i, h, H, INDEX, COMPUTE)
             left_head = mix(a_head, c_head, weight_y)
             left_tail = mix(a_tail, c_tail, weight_y)
             right_head = mix(b_head, d_head, weight_y)
@@ -449,7 +455,7 @@ def _backward_upsampled_kernel(
                 x = x_first + k
                 mask = x < x_last
                 at = (n * H + y) * W + x
-                _column, weight_x = source_of(x, w, W, INDEX, COMPUTE)
+                weight_x = weight_in(x, j, w, W, INDEX, COMPUTE)
                 label, _valid = read_label(labels, at, mask, C, ignore_index)
                 lse = tl.load(log_sum_exp + at, mask=mask, other=0)
                 weight = tl.load(weights + at, mask=mask, other=0)
@@ -485,13 +491,13 @@ def backward(
 ) -> Tensor:
     N, C, h, w = logits.shape
     _, H, W = labels.shape
-    gradient = torch.empty_like(logits)
-    chunks, chunk = _class_chunks(C)
-    split = split_classes(chunk)
-    tensors = (grad_loss, logits, labels.contiguous(), log_sum_exp, weights, gradient)
-    strides = (*logits.stride(), *gradient.stride())
     compute = COMPUTE_TYPES[weights.dtype]
     if (h, w) == (H, W):
+        gradient = torch.empty_like(logits)
+        chunks, chunk = _class_chunks(C, 32)
+        split = split_classes(chunk)
+        tensors = (grad_loss, logits, labels.contiguous(), log_sum_exp, weights, gradient)
+        strides = (*logits.stride(), *gradient.stride())
         block = pixels_per_program(split, full_size_elements(logits), logits.dtype)
         blocks = triton.cdiv(H * W, block)
         launch(
@@ -499,15 +505,15 @@ def backward(
             ROWS_FOLLOW=rows_follow(logits, gradient), BLOCK=block, COMPUTE=compute, **split,
         )  # fmt: skip
         return gradient
-    lanes = 32
-    blocks = triton.cdiv(w, lanes - 1)
-    rows = 8  # long strips repeat fewer rows, short ones give more programs
-    while rows > 1 and N * chunks * blocks * triton.cdiv(h, rows) < FILLING:
-        rows //= 2
-    strips = triton.cdiv(h, rows)
+    source = planar(logits)
+    gradient = torch.empty_like(source)
+    chunks, chunk = _class_chunks(C, 20)
+    split = split_classes(chunk)
+    blocks, strips, rows = strips_of(h, w, N * chunks)
     launch(
-        _backward_upsampled_kernel, N * chunks * strips * blocks, *tensors, C, h, w, H, W, blocks, strips, rows, chunks,
-        chunk, ignore_index, *strides,
-        LANES=lanes, INDEX=index_type(max(h, w), max(H, W)), COMPUTE=compute, **split,
+        _backward_upsampled_kernel, N * chunks * strips * blocks, grad_loss, source, labels.contiguous(), log_sum_exp,
+        weights, gradient, C, h, w, H, W, blocks, strips, rows, chunks, chunk, ignore_index,
+        *source.stride(), *gradient.stride(), warps=warps_of_strip(split, logits.dtype),
+        LANES=LANES, INDEX=index_type(max(h, w), max(H, W)), COMPUTE=compute, **split,
     )  # fmt: skip
-    return gradient
+    return gradient if source is logits else torch.empty_like(logits).copy_(gradient)

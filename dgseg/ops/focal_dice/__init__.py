@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dgseg.ops import _backends, _checks
+from dgseg.ops import _backends, _checks, across_ranks
 from dgseg.ops.focal_dice.reference import FocalDice, focal_dice_reference, losses_of
 
 # Both losses are functions of 4 C sums over pixels (README.md has the maths). The operators make these sums and take
@@ -18,7 +18,13 @@ _SCHEMAS = {
     "focal_dice_backward": "(Tensor grad_sums, Tensor logits, Tensor labels, Tensor log_sum_exp, float gamma, "
     "int ignore_index) -> Tensor",
 }
-for _name, _schema in _SCHEMAS.items():
+# On GPUs, where every operator of that plain torch is a launch, two kernels in its place.
+_LOSSES = {
+    "focal_dice_losses": "(Tensor sums, Tensor gathered, Tensor? class_weight, float smooth, ScalarType dtype) -> "
+    "(Tensor focal, Tensor dice, Tensor slopes)",
+    "focal_dice_through_losses": "(Tensor grad_focal, Tensor grad_dice, Tensor slopes) -> Tensor",
+}
+for _name, _schema in {**_SCHEMAS, **_LOSSES}.items():
     _backends.LIBRARY.define(_name + _schema)
 _backends.serve("focal_dice", "cpu", "native", _backends.native_operators("cpu", *_SCHEMAS))
 _backends.serve("focal_dice", "cuda", "triton", None if _backends.has_triton() else "triton is not installed")
@@ -40,7 +46,23 @@ def _cuda_backward(
         return triton.backward(grad_sums, logits, labels, log_sum_exp, gamma, ignore_index)
 
 
+def _cuda_losses(sums: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from dgseg.ops.focal_dice import triton
+
+    with torch.cuda.device_of(sums):
+        return triton.losses(sums, *arguments)
+
+
+def _cuda_through_losses(*tensors: Tensor) -> Tensor:
+    from dgseg.ops.focal_dice import triton
+
+    with torch.cuda.device_of(tensors[0]):
+        return triton.through_losses(*tensors)
+
+
 if _backends.has_triton():
+    _backends.LIBRARY.impl("focal_dice_losses", _cuda_losses, "CUDA")
+    _backends.LIBRARY.impl("focal_dice_through_losses", _cuda_through_losses, "CUDA")
     _backends.LIBRARY.impl("focal_dice_sums", _cuda_sums, "CUDA")
     _backends.LIBRARY.impl("focal_dice_backward", _cuda_backward, "CUDA")
 
@@ -58,6 +80,30 @@ def _fake_sums(logits: Tensor, labels: Tensor, gamma: float, ignore_index: int) 
 @torch.library.register_fake("dgseg::focal_dice_backward")
 def _fake_backward(grad_sums: Tensor, logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits)
+
+
+@torch.library.register_fake("dgseg::focal_dice_losses")
+def _fake_losses(
+    sums: Tensor, gathered: Tensor, class_weight: Tensor | None, smooth: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    return sums.new_empty((), dtype=dtype), sums.new_empty((), dtype=dtype), torch.empty_like(sums)
+
+
+@torch.library.register_fake("dgseg::focal_dice_through_losses")
+def _fake_through_losses(grad_focal: Tensor, grad_dice: Tensor, slopes: Tensor) -> Tensor:
+    return torch.empty_like(slopes)
+
+
+def _setup_losses(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[2])
+    ctx.save_for_backward(output[2])
+
+
+def _backward_losses(ctx: Any, grad_focal: Tensor, grad_dice: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    return torch.ops.dgseg.focal_dice_through_losses(grad_focal, grad_dice, *ctx.saved_tensors), *([None] * 4)
+
+
+torch.library.register_autograd("dgseg::focal_dice_losses", _backward_losses, setup_context=_setup_losses)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -137,4 +183,10 @@ def focal_dice(
     if logits.device.type != "cpu" and _backends.debug():
         _checks.check_label_values(labels, logits.shape[1], ignore_index)
     sums, _log_sum_exp = torch.ops.dgseg.focal_dice_sums(logits, labels, gamma, ignore_index)
-    return losses_of(sums, class_weight, smooth, group, _compute_dtype(logits))
+    if not logits.is_cuda:
+        return losses_of(sums, class_weight, smooth, group, _compute_dtype(logits))
+    gathered = across_ranks.gather(sums.flatten(), group)
+    focal, dice, _slopes = torch.ops.dgseg.focal_dice_losses(
+        sums, gathered, class_weight, smooth, _compute_dtype(logits)
+    )
+    return FocalDice(focal, dice)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dgseg.ops._triton import (
     COMPUTE_TYPES,
-    FILLING,
+    LANES,
     first_of,
     full_size_elements,
     index_type,
@@ -23,12 +23,16 @@ from dgseg.ops._triton import (
     mixed_columns,
     new_like,
     pixels_per_program,
+    planar,
     read_label,
     read_tile,
     rows_follow,
     source_of,
     split_classes,
     store_row,
+    strips_of,
+    warps_of_strip,
+    weight_in,
 )
 
 
@@ -143,7 +147,7 @@ def _sums_upsampled_kernel(
     c_tail = tl.zeros([TAIL, BLOCK], COMPUTE)
     d_tail = tl.zeros([TAIL, BLOCK], COMPUTE)
     for y in range(first_of(i, h, H, INDEX), first_of(i + 1, h, H, INDEX)):
-        _row, weight_y = source_of(y, h, H, INDEX, COMPUTE)
+        weight_y = weight_in(y, i, h, H, INDEX, COMPUTE)
         at = (n * H + y) * W + x
         label, valid = read_label(labels, at, mask, C, ignore_index)
         lse, focal, p_head, p_tail = _statistics(
@@ -166,6 +170,8 @@ def sums(logits: Tensor, labels: Tensor, gamma: float, ignore_index: int) -> tup
     split = split_classes(C)
     compute = COMPUTE_TYPES[log_sum_exp.dtype]
     upsampled = (h, w) != (H, W)
+    if upsampled:
+        logits = planar(logits)
     # Upsampling keeps seven tiles: two rows of logits, the one between and the sums.
     elements = 1280 if upsampled else full_size_elements(logits) // 2
     block = pixels_per_program(split, elements, logits.dtype)
@@ -320,7 +326,7 @@ def _backward_upsampled_kernel(
         lower_head_next = tl.zeros([HEAD, LANES], COMPUTE)
         lower_tail_next = tl.zeros([TAIL, LANES], COMPUTE)
         for y in range(first_of(i, h, H, INDEX), first_of(i + 1, h, H, INDEX)):
-            _row, weight_y = source_of(y, h, H, INDEX, COMPUTE)
+            weight_y = weight_in(y, i, h, H, INDEX, COMPUTE)
             left_head = mix(a_head, c_head, weight_y)
             left_tail = mix(a_tail, c_tail, weight_y)
             right_head = mix(b_head, d_head, weight_y)
@@ -333,7 +339,7 @@ def _backward_upsampled_kernel(
                 x = x_first + k
                 mask = x < x_last
                 at = (n * H + y) * W + x
-                _column, weight_x = source_of(x, w, W, INDEX, COMPUTE)
+                weight_x = weight_in(x, j, w, W, INDEX, COMPUTE)
                 label, valid = read_label(labels, at, mask, C, ignore_index)
                 lse = tl.load(log_sum_exp + at, mask=mask, other=0)
                 g_head, g_tail = _pixel_gradients(
@@ -370,12 +376,12 @@ def backward(
 ) -> Tensor:
     N, C, h, w = logits.shape
     _, H, W = labels.shape
-    gradient = torch.empty_like(logits)
     split = split_classes(C)
-    tensors = (grad_sums.contiguous(), logits, labels.contiguous(), log_sum_exp, gradient)
-    strides = (*logits.stride(), *gradient.stride())
     compute = COMPUTE_TYPES[log_sum_exp.dtype]
     if (h, w) == (H, W):
+        gradient = torch.empty_like(logits)
+        tensors = (grad_sums.contiguous(), logits, labels.contiguous(), log_sum_exp, gradient)
+        strides = (*logits.stride(), *gradient.stride())
         block = pixels_per_program(split, full_size_elements(logits) // 2, logits.dtype)
         blocks = triton.cdiv(H * W, block)
         launch(
@@ -383,15 +389,84 @@ def backward(
             ROWS_FOLLOW=rows_follow(logits, gradient), BLOCK=block, COMPUTE=compute, **split,
         )  # fmt: skip
         return gradient
-    lanes = 32
-    blocks = triton.cdiv(w, lanes - 1)
-    rows = 8  # long strips repeat fewer rows, short ones give more programs
-    while rows > 1 and N * blocks * triton.cdiv(h, rows) < FILLING:
-        rows //= 2
-    strips = triton.cdiv(h, rows)
+    source = planar(logits)
+    gradient = torch.empty_like(source)
+    blocks, strips, rows = strips_of(h, w, N)
     launch(
-        _backward_upsampled_kernel, N * strips * blocks, *tensors, C, h, w, H, W, blocks, strips, rows, gamma,
-        ignore_index, *strides,
-        LANES=lanes, INDEX=index_type(max(h, w), max(H, W)), COMPUTE=compute, **split,
+        _backward_upsampled_kernel, N * strips * blocks, grad_sums.contiguous(), source, labels.contiguous(),
+        log_sum_exp, gradient, C, h, w, H, W, blocks, strips, rows, gamma, ignore_index,
+        *source.stride(), *gradient.stride(), warps=warps_of_strip(split, logits.dtype),
+        LANES=LANES, INDEX=index_type(max(h, w), max(H, W)), COMPUTE=compute, **split,
     )  # fmt: skip
+    return gradient if source is logits else torch.empty_like(logits).copy_(gradient)
+
+
+@triton.jit
+def _losses_kernel(
+    sums, gathered, class_weight, focal, dice, slopes, ranks, C, dice_row, smooth: tl.float64,
+    HAS_CLASS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """reference.losses_of, and its slopes: of the focal loss for the first row of the sums, of Dice for the others."""
+    smooth = tl.full([], smooth, tl.float64)
+    c = tl.arange(0, BLOCK)
+    inside = c < C
+    overlap = tl.zeros([BLOCK], tl.float64)
+    probability = tl.zeros([BLOCK], tl.float64)
+    pixels = tl.zeros([BLOCK], tl.float64)
+    for rank in range(ranks):
+        row = gathered + rank * 4 * C + c
+        overlap += tl.load(row + C, mask=inside, other=0)
+        probability += tl.load(row + 2 * C, mask=inside, other=0)
+        pixels += tl.load(row + 3 * C, mask=inside, other=0)
+    of_focal = inside.to(tl.float64)
+    of_dice = of_focal
+    if HAS_CLASS_WEIGHT:
+        of_focal = tl.load(class_weight + c, mask=inside, other=0).to(tl.float64)
+        of_dice = tl.load(class_weight + dice_row + c, mask=inside, other=0).to(tl.float64)
+    scale = ranks / tl.maximum(tl.sum(pixels), 1.0)
+    present = pixels > 0
+    extent = tl.where(present, probability + pixels + smooth, 1.0)
+    share = tl.where(present, of_dice, 0.0)
+    total = tl.sum(share)
+    share = share / tl.where(total > 0, total, 1.0)
+    twice = 2.0 * overlap + smooth
+    own = tl.load(sums + c, mask=inside, other=0)
+    tl.store(focal, (scale * tl.sum(of_focal * own)).to(focal.dtype.element_ty))
+    loss = tl.sum(tl.where(present, share * (1.0 - twice / extent), 0.0))
+    tl.store(dice, loss.to(dice.dtype.element_ty))
+    row = slopes + c
+    tl.store(row, scale * of_focal, mask=inside)
+    tl.store(row + C, -2.0 * ranks * share / extent, mask=inside)
+    tl.store(row + 2 * C, ranks * share * twice / (extent * extent), mask=inside)
+    tl.store(row + 3 * C, tl.zeros([BLOCK], tl.float64), mask=inside)
+
+
+@triton.jit
+def _slopes_kernel(grad_focal, grad_dice, slopes, gradient, C, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    inside = at < 4 * C
+    through = tl.where(at < C, tl.load(grad_focal).to(tl.float64), tl.load(grad_dice).to(tl.float64))
+    tl.store(gradient + at, through * tl.load(slopes + at, mask=inside, other=0), mask=inside)
+
+
+def losses(
+    sums: Tensor, gathered: Tensor, class_weight: Tensor | None, smooth: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(focal, Dice, their slopes by the sums) of this rank's sums [4, C] and all ranks' [ranks, 4 · C]."""
+    C = sums.shape[1]
+    focal, dice = (torch.empty((), dtype=dtype, device=sums.device) for _ in range(2))
+    slopes = torch.empty_like(sums, memory_format=torch.contiguous_format)
+    weight = sums if class_weight is None else class_weight.contiguous()
+    launch(
+        _losses_kernel, 1, sums.contiguous(), gathered.contiguous(), weight, focal, dice, slopes, len(gathered), C,
+        C if weight.dim() == 2 else 0, smooth,
+        HAS_CLASS_WEIGHT=class_weight is not None, BLOCK=triton.next_power_of_2(C),
+    )  # fmt: skip
+    return focal, dice, slopes
+
+
+def through_losses(grad_focal: Tensor, grad_dice: Tensor, slopes: Tensor) -> Tensor:
+    gradient = torch.empty_like(slopes)
+    C = slopes.shape[1]
+    launch(_slopes_kernel, 1, grad_focal, grad_dice, slopes, gradient, C, BLOCK=triton.next_power_of_2(4 * C))
     return gradient
