@@ -33,9 +33,9 @@ class Entered(Exception):
     ("operator", "functions"),
     {
         "entropy_weighted_cross_entropy": ("_cuda_pixels", "_cuda_loss", "_cuda_backward"),
-        "focal_dice": ("_cuda_sums", "_cuda_backward"),
+        "focal_dice": ("_cuda_sums", "_cuda_backward", "_cuda_losses", "_cuda_through_losses"),
         "prototype_info_nce": ("_cuda_forward", "_cuda_backward"),
-        "prototype_ema": ("_sums_cuda",),
+        "prototype_ema": ("_sums_cuda", "_move_cuda"),
     }.items(),
 )
 def test_triton_launches_on_the_device_of_its_tensors(operator, functions, monkeypatch):
@@ -50,6 +50,6 @@ def test_triton_launches_on_the_device_of_its_tensors(operator, functions, monke
     for name in functions:
         function = getattr(room, name)
         some = [p for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        tensors = [torch.ones(1)] * max(len(some), 2)
+        tensors = [torch.ones(1)] * max(len(some), 3)
         with pytest.raises(Entered):
             function(*tensors)

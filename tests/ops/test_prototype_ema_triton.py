@@ -34,6 +34,10 @@ def test_interpreted_kernel_equals_the_reference():
     run_here("interpret", TRITON_INTERPRET="1")
 
 
+def test_interpreted_move_equals_the_reference():
+    run_here("interpret_move", TRITON_INTERPRET="1")
+
+
 def test_compiles_for_every_gpu_generation_without_spills():
     run_here("compile_everywhere")
 
@@ -85,6 +89,46 @@ def interpret() -> None:
     broken[0, 3, 2, 2], broken[0, 4, 4, 4], broken[0, :, 1, 1] = float("nan"), float("inf"), 0.0
     check(broken, 3, 2, False, 0)
     check(broken, 3, 2, True, 6)
+
+
+def interpret_move() -> None:
+    from dgseg.ops.prototype_ema.fused import move
+    from dgseg.ops.prototype_ema.reference import prototype_ema_reference
+    from tests.ops.harness import deterministic_and_poisoned, normal
+
+    C, G, shape = 4, 3, (2, 20, 7, 9)
+    g = torch.Generator().manual_seed(2)
+    labels = torch.randint(0, C - 1, (2, 7, 9), generator=g)  # the last class stays unseen
+    bands = torch.randint(0, G + 1, (2, 7, 9), generator=g)
+    ids = torch.tensor([11, -3])
+    for by_pixel, nested, momentum, dtype in [
+        (False, False, 0.9, torch.float32),
+        (False, True, 0.9, torch.float64),
+        (True, False, 0.9, torch.float64),
+        (True, True, 0.99, torch.float32),
+        (True, False, 0.0, torch.float64),
+        (True, False, 1.0, torch.float64),
+    ]:
+        features = normal(*shape, dtype=dtype)
+        prototypes, updates = normal(C, G, 20, dtype=dtype, seed=5), torch.ones(C, G, dtype=torch.int64)
+        updates[0], prototypes[0] = 0, torch.nan  # never seen: what is there does not matter
+        expected, counted = prototypes.double().clone(), updates.clone()
+        prototype_ema_reference(
+            expected, counted, features.double(), labels, bands, momentum=momentum, nested=nested, seed=3, step=2**40,
+            mode="pixel" if by_pixel else "batch_mean", sample_ids=ids,
+        )  # fmt: skip
+        results = []
+        for step_at, step in ((None, 2**40), (torch.tensor(2**40), 0)):
+            own, seen = prototypes.clone(), updates.clone()
+            with deterministic_and_poisoned():
+                maps = labels.byte(), bands.byte()
+                move(own, seen, features, *maps, ids, step_at, 3, step, momentum, by_pixel, nested)
+            assert torch.equal(seen, counted), (by_pixel, nested)
+            tolerance = 1e-12 if dtype == torch.float64 else 2e-6
+            case = f"by_pixel={by_pixel} nested={nested} momentum={momentum}"
+            torch.testing.assert_close(own.double(), expected, rtol=tolerance, atol=tolerance, msg=case)
+            results.append(own)
+        assert torch.equal(*results)
 
 
 def compile_everywhere() -> None:

@@ -1,5 +1,7 @@
 """Exponential moving averages of features per class and boundary granularity: the prototype bank of GAP."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,10 @@ _backends.LIBRARY.define(
 _backends.LIBRARY.define(
     "prototype_weighted_sums(Tensor features, Tensor labels, Tensor bands, Tensor ranks, Tensor scales, Tensor fades, "
     "Tensor powers, bool nested) -> Tensor"
+)
+_backends.LIBRARY.define(
+    "prototype_ema_move(Tensor(a!) prototypes, Tensor(b!) updates, Tensor features, Tensor labels, Tensor bands, "
+    "Tensor sample_ids, Tensor? step_at, SymInt seed, SymInt step, float momentum, bool by_pixel, bool nested) -> ()"
 )
 _backends.serve("prototype_ema_", "cpu", "native", _backends.native_library("cpu"))
 _backends.serve("prototype_ema_", "cuda", "triton", None if _backends.has_triton() else "triton is not installed")
@@ -50,6 +56,11 @@ def _fake_sums(
     return features.new_empty((*scales.shape, features.shape[1]), dtype=torch.float64)
 
 
+@torch.library.register_fake("dgseg::prototype_ema_move")
+def _fake_move(prototypes: Tensor, updates: Tensor, features: Tensor, *_: Any) -> None:
+    return
+
+
 if _backends.has_triton():
     # Two sorts of a few bytes a pixel: torch's are what a kernel would call.
     torch.library.impl(_backends.LIBRARY, "prototype_ema_ranks", "CUDA")(ranks_reference)
@@ -70,6 +81,13 @@ if _backends.has_triton():
         with torch.cuda.device_of(features):
             return weighted_sums(features, labels, bands, ranks, scales, fades, powers, nested)
 
+    @torch.library.impl(_backends.LIBRARY, "prototype_ema_move", "CUDA")
+    def _move_cuda(prototypes: Tensor, updates: Tensor, features: Tensor, *arguments: Any) -> None:
+        from dgseg.ops.prototype_ema.fused import move
+
+        with torch.cuda.device_of(features):
+            move(prototypes, updates, features, *arguments)
+
 
 _KERNELS = Functions(torch.ops.dgseg.prototype_ema_ranks, torch.ops.dgseg.prototype_weighted_sums)
 
@@ -86,7 +104,7 @@ def prototype_ema_(
     mode: str = "batch_mean",
     nested: bool = False,
     seed: int = 0,
-    step: int = 0,
+    step: int | Tensor = 0,
     sample_ids: Tensor | None = None,
     group: torch.distributed.ProcessGroup | None = None,
 ) -> None:
@@ -105,7 +123,8 @@ def prototype_ema_(
         mode: "batch_mean": one step with the mean feature, updates + 1. "pixel": a step for each of the n pixels,
             updates + n, in an order that is a pseudo-random function of (seed, step, sample id, pixel index) alone.
         nested: a pixel also belongs to every thicker granularity of its class.
-        seed, step: for the order of "pixel"; any 64-bit integers.
+        seed, step: for the order of "pixel"; any 64-bit integers. In a graph that is captured once and replayed
+            `step` is a 0-d int64 tensor on the device: a number would stay what it was.
         sample_ids: int64 [N], for the order of "pixel"; default: positions in the batch (with a group: in the ranks'
             batches one after the other).
         group: the batch is that of all ranks together; every rank's prototypes end up the same.
@@ -137,12 +156,22 @@ def prototype_ema_(
         raise ValueError(f"momentum must lie in [0, 1], such as 0.99; got {momentum}")
     if mode not in ("batch_mean", "pixel"):
         raise ValueError(f'mode must be "batch_mean" or "pixel"; got {mode!r}')
-    for name, number in (("seed", seed), ("step", step)):
+    for name, number in (("seed", seed), ("step", 0 if isinstance(step, Tensor) else step)):
         if not -(2**63) <= number < 2**63:
             raise ValueError(f"{name} must be a 64-bit integer; got {number}")
     fused = _backends.compiled("prototype_ema_", features.device)
     if (not fused or _backends.debug()) and not torch.compiler.is_compiling():
         check_values(labels, bands, C, G)
+    if fused and features.is_cuda and group is None:
+        step_at, number = (step, 0) if isinstance(step, Tensor) else (None, step)
+        ids = torch.arange(N, device=features.device) if sample_ids is None else sample_ids
+        torch.ops.dgseg.prototype_ema_move(
+            prototypes, updates, features.detach(), labels, bands, ids, step_at, seed, number, momentum,
+            mode == "pixel", nested,
+        )  # fmt: skip
+        return
+    if isinstance(step, Tensor):
+        step = int(step)
     functions = _KERNELS if fused else REFERENCE
     update_(
         functions, prototypes, updates, features, labels, bands,

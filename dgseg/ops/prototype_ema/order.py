@@ -8,11 +8,14 @@ def _signed(constant: int) -> int:
     return constant - (1 << 64) if constant >= 1 << 63 else constant
 
 
+GOLDEN, MIX_1, MIX_2 = (_signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
 def _absorb(state: Tensor, number: Tensor) -> Tensor:
     """A Weyl step per number, then the splitmix64 finaliser, in wrapping int64; as in csrc/prototype_ema/order.h."""
-    z = state + (number + 1) * _signed(0x9E3779B97F4A7C15)
-    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    z = state + (number + 1) * GOLDEN
+    z = (z ^ _shifted(z, 30)) * MIX_1
+    z = (z ^ _shifted(z, 27)) * MIX_2
     return z ^ _shifted(z, 31)
 
 

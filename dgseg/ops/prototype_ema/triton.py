@@ -131,16 +131,25 @@ def weighted_sums(
 ) -> Tensor:
     """reference.weighted_sums_reference, for CUDA tensors (and any other under TRITON_INTERPRET=1)."""
     classes, granularities = scales.shape
-    N, D, h, w = features.shape
-    cells = classes * granularities
+    cells, D = scales.numel(), features.shape[1]
     if features.numel() == 0:
         return torch.zeros((classes, granularities, D), dtype=torch.float64, device=features.device)
-    double = features.dtype == torch.float64
-    compute = torch.float64 if double else torch.float32
+    compute = torch.float64 if features.dtype == torch.float64 else torch.float32
     slots = cell_indices(labels, bands, classes, granularities, nested)
     weights = pixel_weights(slots, ranks, scales, fades, powers).to(compute).contiguous()
     thinnest = cell_indices(labels, bands, classes, granularities, False)[0]
     thinnest = torch.where(thinnest < cells, thinnest, -1).int()
+    partial = partial_sums(features, thinnest, weights, cells, granularities, nested)
+    return partial.sum(0, dtype=torch.float64).view(classes, granularities, D)
+
+
+def partial_sums(
+    features: Tensor, thinnest: Tensor, weights: Tensor, cells: int, granularities: int, nested: bool
+) -> Tensor:
+    """[programs, cells, D] of features that hold something: each program's sums of weight · normalised feature."""
+    N, D, h, w = features.shape
+    double = features.dtype == torch.float64
+    compute = torch.float64 if double else torch.float32
     block_p, block_d = blocks(D, double)
     tiles_per_image = triton.cdiv(h * w, block_p)
     tiles = N * tiles_per_image
@@ -178,4 +187,4 @@ def weighted_sums(
         OFFSET=tl.int32 if span < 2**31 else tl.int64,
         num_warps=8,
     )
-    return partial.sum(0, dtype=torch.float64).view(classes, granularities, D)
+    return partial
