@@ -8,6 +8,8 @@ namespace {
 constexpr int kBandThreads = 224;  // kPitch * kStrips, in whole warps
 constexpr int kTileRadius = 16;
 constexpr int kTileBands = 6;
+constexpr int kFewestTileRows = 16;
+constexpr int64_t kTilesWanted = 256;  // about two for each multiprocessor of a large GPU
 constexpr int kPlanesAtOnce = 4;
 constexpr uint32_t kNoByte = 256;
 

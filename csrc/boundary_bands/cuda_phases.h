@@ -386,12 +386,16 @@ DGSEG_PHASE bool tile_holds(const int64_t* radii, int bands) {
 }
 
 // Fills in all that follows from the rest.
-DGSEG_PHASE void cut_into_tiles(BandsOnDevice& a, int64_t images) {
+DGSEG_PHASE void cut_into_tiles(BandsOnDevice& a, int64_t images, int64_t wanted = kTilesWanted) {
   a.row_step = a.rows.whole * a.stride_row;
   a.ignored_byte = a.ignore_index >= 0 && a.ignore_index <= 255 ? uint32_t(a.ignore_index) : kNoByte;
   a.tile_rows = a.radii[a.bands - 1] <= 4 ? 64 : 32;  // few rows of halo beside many of tile; shared memory ends it
-  a.strip_rows = (a.tile_rows + 2 * a.radii[a.bands - 1] + kStrips - 1) / kStrips;
   a.tiles_across = (a.width + 32 * kTileWords - 1) / (32 * kTileWords);
+  // A small batch in fewer rows a tile: their halo is read twice, but no multiprocessor stands idle.
+  while (a.tile_rows > kFewestTileRows &&
+         images * a.tiles_across * ((a.height + a.tile_rows - 1) / a.tile_rows) < wanted)
+    a.tile_rows /= 2;
+  a.strip_rows = (a.tile_rows + 2 * a.radii[a.bands - 1] + kStrips - 1) / kStrips;
   a.tiles_down = (a.height + a.tile_rows - 1) / a.tile_rows;
   a.tiles = images * a.tiles_across * a.tiles_down;
 }

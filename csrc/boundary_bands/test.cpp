@@ -77,7 +77,8 @@ void on_device(BandsOnDevice a, const Case& c, bool tiles, bool backwards) {
   if (tiles) {
     a.bands = int(c.radii.size());
     for (int band = 0; band < a.bands; ++band) a.radii[band] = int(c.radii[size_t(band)]);
-    cut_into_tiles(a, c.N);
+    // Forwards in tiles as large as they may be, backwards in those of a small batch.
+    cut_into_tiles(a, c.N, backwards ? kTilesWanted : 1);
     std::vector<uint32_t> shared(size_t(Tile::words(a)), 0xdeadbeef);
     for (int64_t tile = 0; tile < a.tiles; ++tile) {
       const BlockOnHost block{kBandThreads, tile, a.tiles, backwards};
