@@ -40,5 +40,10 @@ def logits(N: int, h: int, w: int, *, smooth: bool, seed: int = 1) -> Tensor:
     return _noise(generator, N, CLASSES, h, w, 12) * 5 + 0.3 * torch.randn(N, CLASSES, h, w, generator=generator)
 
 
+def as_trained(tensor: Tensor) -> Tensor:
+    """What a model gives its losses in training: under autocast, in the layout of its convolutions."""
+    return tensor.to(torch.bfloat16, memory_format=torch.channels_last)
+
+
 def features(N: int, D: int, h: int, w: int, *, seed: int = 2) -> Tensor:
     return torch.randn(N, D, h, w, generator=torch.Generator().manual_seed(seed))

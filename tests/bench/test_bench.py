@@ -1,11 +1,14 @@
 """The benchmark tells the truth: it refuses what is wrong, names what did not race, and judges by its targets."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from dgseg.bench import floors
 from dgseg.bench.case import Case, Contender, Floor, Target, difference
+from dgseg.bench.cases import CASES
 from dgseg.bench.inputs import IGNORED, label_map
 from dgseg.bench.ops import Settings, run_case
 from dgseg.bench.timing import interleave
@@ -100,3 +103,38 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "median ms" in printed
     assert max(map(len, printed.splitlines()[3:])) <= 120
+
+
+def test_a_floor_is_a_copy_of_the_same_bytes_and_a_launch(monkeypatch):
+    """On a clock that knows what each call costs: 2 us for a launch, 1 TB/s for what is copied."""
+
+    class Known:
+        def settle(self, run):
+            run()
+
+        def sample(self, run):
+            return 2e-6 + 2 * getattr(run(), "nbytes", 0) / 1e12
+
+    for cached in (floors.copy_rate, floors.matmul_rate, floors.launch_seconds):
+        cached.cache_clear()
+    monkeypatch.setattr(floors, "clock", lambda device: Known())
+    monkeypatch.setattr(floors, "matmul_rate", lambda device: 1e12)
+    try:
+        small, large = (floors.seconds(Floor("", bytes=size), CPU) for size in (1 << 20, 1 << 26))
+        assert small == pytest.approx(2e-6 + 1.048576e-6)
+        assert large == pytest.approx(2e-6 + 67.108864e-6)
+        assert floors.seconds(Floor("", flops=10**6), CPU) == pytest.approx(1e-6)  # a call on a CPU is no launch
+        monkeypatch.setattr(floors, "launch_seconds", lambda device: 2e-6)
+        assert floors.seconds(Floor("", flops=10**6), CPU) == pytest.approx(3e-6)
+    finally:
+        floors.copy_rate.cache_clear()
+
+
+@pytest.mark.parametrize("op", ["entropy_weighted_cross_entropy", "focal_dice", "prototype_info_nce"])
+def test_what_training_gives_the_losses_is_raced_too(op):
+    titles = [build(CPU, "tiny").title for build in CASES[op]]
+    assert any("bf16 channels_last" in title for title in titles)
+    assert (
+        run_case(CASES[op][-1](CPU, "tiny"), replace(SETTINGS, verify_only=True, alone=True, size="tiny")).refused
+        is None
+    )
