@@ -162,14 +162,16 @@ def _sweep(folder: Path) -> str:
         *("--storage", str(folder), "--no-mlflow", "--schedule.steps", "6", "--schedule.warmup", "1"),
         *("--data.batch_size", "4", "--data.loaders", "0", "--data.test", "--train.evaluate_every", "2"),
         *("--data.validation", f"streets=dusk@val,length=2,size={SIZE}", "--cpus-per-worker", "1", "--device", "cpu"),
-        *("--concurrent", "2"),
+        *("--jobs", "2"),
     )
     _run(command)
     import json
 
-    trials = json.loads((folder / "sweep" / "trials.json").read_text())
-    found = [(each["values"], each["scores"]) for each in trials] if isinstance(trials, list) else trials
-    return f"trials {_short(json.dumps(found, sort_keys=True))}"
+    from dgseg.runs.sweep.record import open_study, trials
+    from dgseg.training.storage import open_storage
+
+    known = [(each.values, each.scores) for each in trials(open_study(open_storage(folder / "sweep")))]
+    return f"trials {_short(json.dumps(known, sort_keys=True))}"
 
 
 def _run(command: Sequence[str]) -> None:

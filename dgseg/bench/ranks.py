@@ -5,17 +5,14 @@ then whole training steps of the streets recipe, whose 20 batch norms exchange r
 """
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from dgseg.bench.part import Part, Row
 from dgseg.bench.timing import Times
@@ -25,6 +22,7 @@ from dgseg.ops import across_ranks
 from dgseg.recipes import named
 from dgseg.training import RunConfig, assemble, strategies
 from dgseg.training.memory import keep_freed_memory
+from dgseg.training.ranks import run_ranks
 from dgseg.training.recipe import SamplerConfig
 from dgseg.training.strategies import Strategy
 from dgseg.training.world import World
@@ -37,9 +35,7 @@ def run(workers: int, quick: bool) -> Part:
     name = "ranks"
     title = f"{workers} workers of one thread each: {NUMBERS} numbers to everybody, and a step of flexseg-streets"
     rounds, steps = (50, 2) if quick else (2000, 20)
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (workers, folder, rounds, steps), nprocs=workers)  # type: ignore[attr-defined, no-untyped-call]
-        found: dict[str, Any] = torch.load(Path(folder) / "found.pt", weights_only=True)
+    found = run_ranks(_measure, rounds, steps, ranks=workers, threads=1, device="cpu")
     if found["refused"]:
         return Part(name, title, refused=found["refused"])
     rows = []
@@ -56,20 +52,9 @@ def run(workers: int, quick: bool) -> Part:
     return Part(name, title, rows, notes=notes)
 
 
-def _rank(rank: int, workers: int, folder: str, rounds: int, steps: int) -> None:
-    torch.set_num_threads(1)
+def _measure(rounds: int, steps: int) -> dict[str, Any]:
     keep_freed_memory()
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=workers)
-    try:
-        found = _measure(rank, workers, rounds, steps)
-        if rank == 0:
-            torch.save(found, Path(folder) / "found.pt")
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-
-
-def _measure(rank: int, workers: int, rounds: int, steps: int) -> dict[str, Any]:
+    rank, workers = dist.get_rank(), dist.get_world_size()
     groups: dict[str, Any] = {way: dist.new_group() for way in (SOCKETS, MEMORY)}
     if not across_ranks.share_memory(groups[MEMORY]):
         return {"refused": "these processes cannot share memory: no pidfd_open, or no native module"}

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
+from typing import Any
 
 from dgseg import __version__
+from dgseg.cli.errors import user_errors
 
 # verb -> (module, what `--help` says). A module has add_arguments(parser) and main(arguments) -> exit status, and may
 # have a DESCRIPTION for its own --help; or it has VERBS of its own; or it reads the rest of the command line itself, in
-# command_line(argv) -> exit status.
+# command_line(argv) -> exit status. RESUME says how a command that was stopped is resumed.
 VERBS = {
     "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
     "compare": ("dgseg.cli.compare", "runs side by side: means over seeds, differences from a baseline"),
@@ -85,13 +87,16 @@ def _dispatch(program: str, description: str, verbs: Mapping[str, tuple[str, str
     module = import_module(name)
     if hasattr(module, "VERBS"):
         return _dispatch(f"{program} {known.verb}", summary, module.VERBS, rest)
+    with user_errors(f"{program} {known.verb}", getattr(module, "RESUME", "")):
+        return _run(module, f"{program} {known.verb}", summary, rest)
+
+
+def _run(module: Any, program: str, summary: str, argv: Sequence[str]) -> int:
     if hasattr(module, "command_line"):
-        return int(module.command_line(rest))
-    verb_parser = argparse.ArgumentParser(
-        prog=f"{program} {known.verb}", description=getattr(module, "DESCRIPTION", summary)
-    )
+        return int(module.command_line(argv))
+    verb_parser = argparse.ArgumentParser(prog=program, description=getattr(module, "DESCRIPTION", summary))
     module.add_arguments(verb_parser)
-    return int(module.main(verb_parser.parse_args(rest)))
+    return int(module.main(verb_parser.parse_args(argv)))
 
 
 def _refuse_addresses(command: str, words: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from dgseg.cli.data.messages import plain_messages
 from dgseg.evaluation.report.table import WIDTH
 from dgseg.runs.study import tables
 from dgseg.runs.study.comparison import Comparison, compare, sentences
@@ -68,27 +67,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    with plain_messages("dgseg compare"):
-        runs = _runs(arguments)
-        if not runs.records and runs.left_out:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(runs.left_out.items())[:8])
-            raise ValueError(f"none of {len(runs.left_out)} runs can be compared: {reasons}")
-        records = runs.records
-        for profile in arguments.profile:
-            records = with_costs(records, profile)
-        found = compare(
-            records,
-            group_by=arguments.group_by,
-            columns=arguments.columns,
-            baseline=arguments.baseline,
-            confidence=arguments.confidence,
-        )
-        if set(found.fields) & set(COSTS):
-            found = replace(found, notes=(*found.notes, *map(costs_note, arguments.profile)))
-        show(found)
-        for name, reason in runs.left_out.items():
-            print(f"left out: {name}: {reason}")
-        _write(arguments, found)
+    runs = _runs(arguments)
+    if not runs.records and runs.left_out:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(runs.left_out.items())[:8])
+        raise ValueError(f"none of {len(runs.left_out)} runs can be compared: {reasons}")
+    records = runs.records
+    for profile in arguments.profile:
+        records = with_costs(records, profile)
+    found = compare(
+        records,
+        group_by=arguments.group_by,
+        columns=arguments.columns,
+        baseline=arguments.baseline,
+        confidence=arguments.confidence,
+    )
+    if set(found.fields) & set(COSTS):
+        found = replace(found, notes=(*found.notes, *map(costs_note, arguments.profile)))
+    show(found)
+    for name, reason in runs.left_out.items():
+        print(f"left out: {name}: {reason}")
+    _write(arguments, found)
     return 0
 
 

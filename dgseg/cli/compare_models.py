@@ -10,7 +10,6 @@ import torch
 
 from dgseg import __version__
 from dgseg.cli import model_arguments, two_models
-from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import advanced_by, progress_bar
 from dgseg.data.dataset import Dataset
 from dgseg.evaluation import Evaluation, evaluate, protocol_named
@@ -73,37 +72,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    with plain_messages("dgseg compare-models"):
-        _check(arguments)
-        model_arguments.check_outputs(arguments.html, folders=[arguments.out])
-        datasets = [scored_dataset(spec) for spec in arguments.data]
-        if any(dataset.domain == ALL for dataset in datasets):
-            raise ValueError(f"{ALL} is what the mean over domains is called: give that folder another name (domain=…)")
-        device = model_arguments.torch_device(arguments.device)
-        models = two_models.loaded(arguments, device)
-        a, b = _evaluations(arguments, models, datasets, device)
-        found = compare(a, b, resamples=arguments.resamples, confidence=arguments.confidence, seed=arguments.seed)
-        names, how = two_models.described(arguments, models), _how(arguments, found)
-        for name, what in names.items():
-            print(f"{name}: {what}")
-        print(how)
-        print("\n".join(f"\n{table.text()}" for table in (scores_table(found), boundary_table(found))))
-        for name in a.domains:
-            if name not in found.differences:
-                print(f"{name}: no image has a labelled pixel, there is nothing to compare")
-        for sample, reason in a.corrupt.items():
-            print(f"could not be read and is in no score: {sample}: {reason}")
-        shown = {}
-        if arguments.pictures and (arguments.out or arguments.html):
-            shown = side_by_side(models, datasets, found, arguments.pictures, device)
-        if arguments.out:
-            _write_folder(arguments.out, found, names, how, shown)
-        if arguments.html:
-            from dgseg.evaluation.comparison_page import comparison_page
+    _check(arguments)
+    model_arguments.check_outputs(arguments.html, folders=[arguments.out])
+    datasets = [scored_dataset(spec) for spec in arguments.data]
+    if any(dataset.domain == ALL for dataset in datasets):
+        raise ValueError(f"{ALL} is what the mean over domains is called: give that folder another name (domain=…)")
+    device = model_arguments.torch_device(arguments.device)
+    models = two_models.loaded(arguments, device)
+    a, b = _evaluations(arguments, models, datasets, device)
+    found = compare(a, b, resamples=arguments.resamples, confidence=arguments.confidence, seed=arguments.seed)
+    names, how = two_models.described(arguments, models), _how(arguments, found)
+    for name, what in names.items():
+        print(f"{name}: {what}")
+    print(how)
+    print("\n".join(f"\n{table.text()}" for table in (scores_table(found), boundary_table(found))))
+    for name in a.domains:
+        if name not in found.differences:
+            print(f"{name}: no image has a labelled pixel, there is nothing to compare")
+    for sample, reason in a.corrupt.items():
+        print(f"could not be read and is in no score: {sample}: {reason}")
+    shown = {}
+    if arguments.pictures and (arguments.out or arguments.html):
+        shown = side_by_side(models, datasets, found, arguments.pictures, device)
+    if arguments.out:
+        _write_folder(arguments.out, found, names, how, shown)
+    if arguments.html:
+        from dgseg.evaluation.comparison_page import comparison_page
 
-            arguments.html.parent.mkdir(parents=True, exist_ok=True)
-            arguments.html.write_text(comparison_page(found, names, how, shown), encoding="utf-8")
-            print(f"wrote {arguments.html}")
+        arguments.html.parent.mkdir(parents=True, exist_ok=True)
+        arguments.html.write_text(comparison_page(found, names, how, shown), encoding="utf-8")
+        print(f"wrote {arguments.html}")
     return 1 if a.corrupt else 0
 
 

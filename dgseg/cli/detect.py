@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dgseg.cli import model_arguments
-from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import advanced_by, progress_bar
 from dgseg.data.dataset import Dataset
 from dgseg.data.datasets import parse_spec
@@ -81,40 +80,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    with plain_messages("dgseg detect"):
-        _check(arguments)
-        model_arguments.check_outputs(arguments.json, arguments.csv)
-        datasets = [scored_dataset(spec) for spec in arguments.data]
-        training = None if arguments.fit is None else scored_dataset(arguments.fit)
-        device = model_arguments.torch_device(arguments.device)
-        images = sum(min(len(each), arguments.limit or len(each)) for each in datasets)
-        found: dict[str, list[Detection]] = {}
-        broken: dict[str, str] = {}
+    _check(arguments)
+    model_arguments.check_outputs(arguments.json, arguments.csv)
+    datasets = [scored_dataset(spec) for spec in arguments.data]
+    training = None if arguments.fit is None else scored_dataset(arguments.fit)
+    device = model_arguments.torch_device(arguments.device)
+    images = sum(min(len(each), arguments.limit or len(each)) for each in datasets)
+    found: dict[str, list[Detection]] = {}
+    broken: dict[str, str] = {}
 
-        # All are there, and can be asked so, before the first is.
-        ready = {}
-        for each in arguments.models:
-            model = trained(each.weights).to(device)
-            ready[each.label] = model, scorers_of(model, each.scorers, training, arguments.fit_images)
-        with progress_bar("images", images * len(ready)) as progress:
-            for label, (model, scorers) in ready.items():
-                found[label], evaluation = detect(
-                    model, datasets, scorers, limit=arguments.limit, device=device, progress=advanced_by(progress)
-                )
-                broken |= evaluation.corrupt
-        # First of all: a file that cannot be written must not take the scores along.
-        print(table(found).text())
-        print(f"\n{', '.join(f'{each.domain}: {_images(each, arguments.limit)}' for each in datasets)}")
-        if bare := dict.fromkeys(row.dataset for rows in found.values() for row in rows if math.isnan(row.ap)):
-            print(f"\n{', '.join(bare)}: no pixel of an unknown object (the streets world has some with unknown=true)")
-        if broken:
-            print(f"\n{len(broken)} images could not be read and are in no score:")
-            for where, reason in list(broken.items())[:10]:
-                print(f"  {where}: {reason}")
-        for path, write in ((arguments.json, _write_json), (arguments.csv, _write_csv)):
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write(path, arguments.models, found)
+    # All are there, and can be asked so, before the first is.
+    ready = {}
+    for each in arguments.models:
+        model = trained(each.weights).to(device)
+        ready[each.label] = model, scorers_of(model, each.scorers, training, arguments.fit_images)
+    with progress_bar("images", images * len(ready)) as progress:
+        for label, (model, scorers) in ready.items():
+            found[label], evaluation = detect(
+                model, datasets, scorers, limit=arguments.limit, device=device, progress=advanced_by(progress)
+            )
+            broken |= evaluation.corrupt
+    # First of all: a file that cannot be written must not take the scores along.
+    print(table(found).text())
+    print(f"\n{', '.join(f'{each.domain}: {_images(each, arguments.limit)}' for each in datasets)}")
+    if bare := dict.fromkeys(row.dataset for rows in found.values() for row in rows if math.isnan(row.ap)):
+        print(f"\n{', '.join(bare)}: no pixel of an unknown object (the streets world has some with unknown=true)")
+    if broken:
+        print(f"\n{len(broken)} images could not be read and are in no score:")
+        for where, reason in list(broken.items())[:10]:
+            print(f"  {where}: {reason}")
+    for path, write in ((arguments.json, _write_json), (arguments.csv, _write_csv)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, arguments.models, found)
     return 1 if broken else 0
 
 

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 
 from dgseg.cli import model_arguments, two_models
-from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.labels import CLASSES
 from dgseg.evaluation.embedding import Cloud, choose, clouds, features_of
@@ -45,31 +44,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    with plain_messages("dgseg embed"):
-        if min(arguments.images, arguments.pixels) < 1:
-            raise ValueError("--images and --pixels must be at least 1")
-        classes = _classes(arguments.classes)
-        model_arguments.check_outputs(arguments.out, arguments.json)
-        datasets = [scored_dataset(spec) for spec in arguments.data]
-        device = model_arguments.torch_device(arguments.device)
-        models = two_models.loaded(arguments, device)
-        chosen = choose(datasets, images=arguments.images, pixels=arguments.pixels, classes=classes)
-        found: dict[str, list[Cloud]] = {}
-        with progress_bar("images", len(chosen.spots) * len(models)) as progress:
-            for name, model in models.items():
-                protocol = protocol_named(arguments.protocol, model.architecture)
-                features = features_of(
-                    model, chosen, protocol, feature=arguments.feature, device=device, progress=progress
-                )
-                found[name] = clouds(features, chosen, arguments.feature, arguments.seed)
-        from dgseg.evaluation import charts
+    if min(arguments.images, arguments.pixels) < 1:
+        raise ValueError("--images and --pixels must be at least 1")
+    classes = _classes(arguments.classes)
+    model_arguments.check_outputs(arguments.out, arguments.json)
+    datasets = [scored_dataset(spec) for spec in arguments.data]
+    device = model_arguments.torch_device(arguments.device)
+    models = two_models.loaded(arguments, device)
+    chosen = choose(datasets, images=arguments.images, pixels=arguments.pixels, classes=classes)
+    found: dict[str, list[Cloud]] = {}
+    with progress_bar("images", len(chosen.spots) * len(models)) as progress:
+        for name, model in models.items():
+            protocol = protocol_named(arguments.protocol, model.architecture)
+            features = features_of(model, chosen, protocol, feature=arguments.feature, device=device, progress=progress)
+            found[name] = clouds(features, chosen, arguments.feature, arguments.seed)
+    from dgseg.evaluation import charts
 
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        charts.embedding(found).savefig(arguments.out, dpi=150)
-        names = two_models.described(arguments, models)
-        if arguments.json:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps({"models": names, "clouds": _as_json(found)}) + "\n", encoding="utf-8")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    charts.embedding(found).savefig(arguments.out, dpi=150)
+    names = two_models.described(arguments, models)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps({"models": names, "clouds": _as_json(found)}) + "\n", encoding="utf-8")
     for name, what in names.items():
         print(f"{name}: {what}")
     print(

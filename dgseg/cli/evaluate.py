@@ -3,17 +3,17 @@
 import argparse
 import importlib.util
 import json
+import os
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from dgseg import __version__
 from dgseg.cli import model_arguments
-from dgseg.cli.data.messages import plain_messages
-from dgseg.cli.ranks import local_ranks
 from dgseg.data.dataset import Dataset
 from dgseg.evaluation import SYNTHIA_16, Evaluation, evaluate, protocol_named
 from dgseg.evaluation.counting import domains
@@ -23,7 +23,8 @@ from dgseg.evaluation.pictures import Example
 from dgseg.evaluation.protocols import NAMES
 from dgseg.evaluation.tables import as_csv, tables
 from dgseg.models.base import SegmentationModel
-from dgseg.training.world import World
+from dgseg.training.ranks import run_ranks
+from dgseg.training.world import World, join
 
 DESCRIPTION = textwrap.fill(
     "Scores a model on any number of data sets: mIoU, IoU of every class, mAcc and pixel accuracy per domain, of ACDC "
@@ -88,24 +89,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     if arguments.pictures is None:
         arguments.pictures = 3 if arguments.html or arguments.panels else 0
-    with plain_messages("dgseg evaluate"):
-        if arguments.pictures < 0 or arguments.processes < 1:
-            raise ValueError("--pictures must be at least 0 and --processes at least 1")
-        if arguments.pictures and not (arguments.html or arguments.panels):
-            raise ValueError("--pictures goes into a report (--html FILE) or a folder (--panels FOLDER): name one")
-        if not arguments.weights.is_file():
-            raise ValueError(f"there is no weights file at {arguments.weights}")
-        model_arguments.check_outputs(arguments.json, arguments.csv, arguments.html, folders=[arguments.panels])
-        with local_ranks(arguments.processes, _scored, arguments, arguments.device) as world:
-            model, datasets, found = _scored(arguments, world)
-        if not world.first:
-            return 0
-        _report(arguments, model, datasets, found, world.device)
-    return 1 if found.corrupt else 0
+    if arguments.pictures < 0 or arguments.processes < 1:
+        raise ValueError("--pictures must be at least 0 and --processes at least 1")
+    if arguments.pictures and not (arguments.html or arguments.panels):
+        raise ValueError("--pictures goes into a report (--html FILE) or a folder (--panels FOLDER): name one")
+    if not arguments.weights.is_file():
+        raise ValueError(f"there is no weights file at {arguments.weights}")
+    model_arguments.check_outputs(arguments.json, arguments.csv, arguments.html, folders=[arguments.panels])
+    if arguments.processes == 1:
+        return _evaluate(arguments)
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("a launcher has started several processes already; leave --processes out")
+    threads = max(1, torch.get_num_threads() // arguments.processes)
+    return run_ranks(_evaluate, arguments, ranks=arguments.processes, threads=threads, device=arguments.device)
 
 
-def _scored(arguments: argparse.Namespace, world: World) -> tuple[SegmentationModel, list[Dataset], Evaluation]:
-    """What every process does."""
+def _evaluate(arguments: argparse.Namespace) -> int:
+    """In every process; the first one reports."""
+    joined = dist.is_initialized()
+    try:
+        world = join(arguments.device)
+        model, datasets, found = _score(arguments, world)
+        if world.first:
+            _report(arguments, model, datasets, found, world.device)
+        return 1 if world.first and found.corrupt else 0
+    finally:
+        if dist.is_initialized() and not joined:
+            dist.destroy_process_group()
+
+
+def _score(arguments: argparse.Namespace, world: World) -> tuple[SegmentationModel, list[Dataset], Evaluation]:
     datasets = [scored_dataset(spec) for spec in arguments.data]
     extras = _extras(arguments, datasets)
     model = model_arguments.from_weights(arguments).to(memory_format=torch.channels_last)

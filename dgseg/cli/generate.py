@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 
 DESCRIPTION = (
@@ -72,33 +71,32 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    with plain_messages("dgseg generate"):
-        from dgseg.data import from_spec
-        from dgseg.data.cutpaste import CutPaste
-        from dgseg.generation import Settings, generate
+    from dgseg.data import from_spec
+    from dgseg.data.cutpaste import CutPaste
+    from dgseg.generation import Settings, generate
 
-        dataset = from_spec(arguments.dataset)
-        paste = CutPaste(tuple(arguments.long_side), arguments.objects, arguments.masks)
-        words = {} if arguments.prompt is None else {"prompt": arguments.prompt}
-        settings = Settings(arguments.variants, arguments.tries, arguments.seed, paste=paste, **words)
-        generator, made_by = _generator(dataset, arguments)
-        quality, filtered_by = _filter(arguments)
-        start, (which, parts) = time.monotonic(), arguments.part
-        total = len(range(which, len(dataset) * settings.variants, parts))
-        if not total:
-            print(f"part {which + 1}/{parts} has nothing to do: {len(dataset) * settings.variants} images are wanted")
-            return 0
-        with progress_bar(f"generating from {dataset.name}", total) as progress:
-            summary = generate(
-                dataset,
-                arguments.out,
-                generator,
-                settings,
-                quality,
-                made_by=f"{arguments.dataset}; {made_by}; {filtered_by}",
-                part=arguments.part,
-                progress=progress,
-            )
+    dataset = from_spec(arguments.dataset)
+    paste = CutPaste(tuple(arguments.long_side), arguments.objects, arguments.masks)
+    words = {} if arguments.prompt is None else {"prompt": arguments.prompt}
+    settings = Settings(arguments.variants, arguments.tries, arguments.seed, paste=paste, **words)
+    generator, made_by = _generator(dataset, arguments)
+    quality, filtered_by = _filter(arguments)
+    start, (which, parts) = time.monotonic(), arguments.part
+    total = len(range(which, len(dataset) * settings.variants, parts))
+    if not total:
+        print(f"part {which + 1}/{parts} has nothing to do: {len(dataset) * settings.variants} images are wanted")
+        return 0
+    with progress_bar(f"generating from {dataset.name}", total) as progress:
+        summary = generate(
+            dataset,
+            arguments.out,
+            generator,
+            settings,
+            quality,
+            made_by=f"{arguments.dataset}; {made_by}; {filtered_by}",
+            part=arguments.part,
+            progress=progress,
+        )
     print(
         f"{arguments.out}: {summary.accepted:,} images, {summary.tries / total:.1f} tries each, "
         f"{time.monotonic() - start:.0f} s"

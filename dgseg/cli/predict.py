@@ -26,6 +26,9 @@ DESCRIPTION = (
 )
 
 
+RESUME = "the same command with --existing skip resumes"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Settings()
     parser.add_argument("inputs", nargs="+", type=Path, metavar="IMAGE|FOLDER", help="images, or folders of them")
@@ -131,11 +134,6 @@ def _run(model: SegmentationModel, work: Plan, arguments: argparse.Namespace, se
         except torch.OutOfMemoryError as error:
             remedy = "try a smaller --window, --batch 1 or --precision bf16"
             raise SystemExit(f"dgseg predict: {error}\n{remedy}") from error
-        except (ValueError, OSError) as error:
-            raise SystemExit(f"dgseg predict: {error}") from error
-        except KeyboardInterrupt:
-            print("dgseg predict: stopped; the same command with --existing skip goes on", file=sys.stderr)
-            raise SystemExit(130) from None
 
 
 def _complain(broken: CorruptFile) -> None:

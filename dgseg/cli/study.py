@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgseg.cli.compare import show
-from dgseg.cli.data.messages import plain_messages
 from dgseg.runs.study import report
 from dgseg.runs.study.execute import Run, execute, finished, measure, plan
 from dgseg.runs.study.grids import BUDGETS, GRIDS, Grid, with_rows, within
@@ -25,14 +24,16 @@ DESCRIPTION = textwrap.fill(
     "blindnet: each of its losses. realtime: augmentations, the adversary, and losses beside it. "
     "detection: unknown objects, found by Generalize or Detect, by its baselines and by other scorers; "
     "detection-mask2former: the same on that model. Every run's last checkpoint is scored; nothing is chosen by a "
-    "score. Stopped at any time, the same command goes on; a run that is finished is not run again. The exit status is "
+    "score. Stopped at any time, the same command resumes; a run that is finished is not run again. The exit status is "
     "1 where a run failed, 130 when it was stopped.",
     100,
 )
 EPILOG = """examples:
   dgseg study ablation --budget cpu --dry-run
-  dgseg study ablation --budget cpu --workers 2 -o results/ablation
+  dgseg study ablation --budget cpu --jobs 2 -o results/ablation
   dgseg study misalignment --steps 300 --seeds 0 1 2 3 4"""
+
+RESUME = "the same command resumes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where = parser.add_argument_group("where")
     where.add_argument("--storage", default="runs/study", help="folder of the runs: path or URI (default: runs/study)")
-    where.add_argument("--workers", type=int, default=1, metavar="N", help="runs at once (default: 1, in this process)")
+    where.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="K",
+        help="runs side by side, on the Ray cluster of RAY_ADDRESS or a Ray of their own here (default: 1, in this "
+        "process, without Ray)",
+    )
+    where.add_argument("--workers", type=_jobs_by_their_old_name, dest="jobs", help=argparse.SUPPRESS)
+    where.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster to join (auto, host:port)")
     where.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: auto)")
     where.add_argument(
         "--mlflow", nargs="?", const="", metavar="URI", help="also keep the runs in MLflow, under one parent"
@@ -68,53 +78,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the runs and the time that they will take")
 
 
+def _jobs_by_their_old_name(value: str) -> int:
+    print("dgseg study: --workers is --jobs now: workers are processes that train one model together", file=sys.stderr)
+    return int(value)
+
+
 def main(arguments: argparse.Namespace) -> int:
-    with plain_messages("dgseg study"):
-        grid, seeds = _grid(arguments)
-        runs = plan(grid, seeds)
-        if arguments.dry_run:
-            return _dry_run(arguments, grid, runs)
-        tracked = _tracked(arguments, grid)
-        listeners: list[Listener] = [Progress()] if arguments.workers == 1 and sys.stderr.isatty() else []
-        outcome = execute(
+    grid, seeds = _grid(arguments)
+    runs = plan(grid, seeds)
+    if arguments.dry_run:
+        return _dry_run(arguments, grid, runs)
+    tracked = _tracked(arguments, grid)
+    listeners: list[Listener] = [Progress()] if arguments.jobs == 1 and sys.stderr.isatty() else []
+    outcome = execute(
+        runs,
+        arguments.storage,
+        jobs=arguments.jobs,
+        device=arguments.device,
+        address=arguments.address,
+        mlflow=tracked,
+        listeners=listeners,
+    )
+    if tracked is not None:
+        from dgseg.runs.study.mlflow_runs import close
+
+        close(tracked, outcome.complete)
+    if outcome.stopped:
+        raise KeyboardInterrupt
+    notes = [f"{name} failed and is in no score: {reason}." for name, reason in outcome.failed.items()]
+    done = finished(runs, arguments.storage)
+    if not done:
+        raise ValueError(f"no run finished: {'; '.join(notes)}")
+    unknown = None
+    if any(row.scorer for row in grid.rows):
+        from dgseg.runs.study.detections import detections
+
+        unknown, asking = detections(
+            grid,
             runs,
+            done,
             arguments.storage,
-            workers=arguments.workers,
+            jobs=arguments.jobs,
             device=arguments.device,
-            tracked=tracked,
-            listeners=listeners,
+            address=arguments.address,
         )
-        if tracked is not None:
-            from dgseg.runs.study.mlflow_runs import close
-
-            close(tracked, outcome.whole)
-        if outcome.stopped:
-            return _stopped()
-        notes = [f"{name} failed and is in no score: {reason}." for name, reason in outcome.failed.items()]
-        done = finished(runs, arguments.storage)
-        if not done:
-            raise ValueError(f"no run finished: {'; '.join(notes)}")
-        unknown = None
-        if any(row.scorer for row in grid.rows):
-            from dgseg.runs.study.detections import detections
-
-            try:
-                unknown = detections(
-                    grid, runs, done, arguments.storage, workers=arguments.workers, device=arguments.device
-                )
-            except KeyboardInterrupt:
-                return _stopped()
-        found = report.compared(grid, runs, done, notes, arguments.confidence, unknown)
-        show(found)
-        out = arguments.out or Path(f"study-{grid.name}")
-        for path in report.write(grid, found, out, _command()):
-            print(f"wrote {path}")
-    return 1 if outcome.failed else 0
-
-
-def _stopped() -> int:
-    print("stopped; the same command goes on")
-    return 130
+        if asking.stopped:
+            raise KeyboardInterrupt
+        notes += [f"{name} was not asked for unknown objects: {why}." for name, why in asking.failed.items()]
+    found = report.compared(grid, runs, done, notes, arguments.confidence, unknown)
+    show(found)
+    out = arguments.out or Path(f"study-{grid.name}")
+    for path in report.write(grid, found, out, _command()):
+        print(f"wrote {path}")
+    return 1 if notes else 0
 
 
 def _grid(arguments: argparse.Namespace) -> tuple[Grid, tuple[int, ...]]:
@@ -156,7 +172,7 @@ def _dry_run(arguments: argparse.Namespace, grid: Grid, runs: list[Run]) -> int:
     expected = measure(left[-1].recipe, arguments.device)
     seconds = sum(expected.seconds(run.recipe) for run in left)
     print(
-        f"\n{len(left)} of {len(names)} runs are left: about {_clock(seconds)} one after another. Measured on 8 steps "
+        f"\n{len(left)} of {len(names)} runs are left: about {_clock(seconds)} one after another. Measured on 4 steps "
         f"of {left[-1].label}: {1000 * expected.step:.0f} ms a step, {1000 * expected.image:.0f} ms to score an image, "
         f"{expected.other:.0f} s to begin and end. Runs side by side share the cores."
     )

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+RESUME = "the same command resumes"
+
 
 def command_line(argv: Sequence[str]) -> int:
     from dgseg.runs.sweep.main import sweep_command

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+RESUME = "the same command resumes from the last checkpoint"
+
 
 def command_line(argv: Sequence[str]) -> int:
     from dgseg.runs.launch.main import train_command

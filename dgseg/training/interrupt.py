@@ -9,11 +9,18 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def _die(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
 class Interrupt:
-    def __init__(self, on_first: Callable[[], None] = lambda: None) -> None:
-        """on_first: called in the handler of the first signal; it must not print."""
-        self.requested: str | None = None  # the signal's name
-        self._on_first = on_first
+    """first, again: called with the signal's number by the handler of the first signal and of every later one; they
+    must not print."""
+
+    def __init__(self, first: Callable[[int], None] = lambda number: None, again: Callable[[int], None] = _die) -> None:
+        self.requested: str | None = None  # the first signal's name
+        self._first, self._again = first, again
 
     @contextmanager
     def listening(self) -> Iterator["Interrupt"]:
@@ -30,7 +37,7 @@ class Interrupt:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            self._again(number)
+            return
         self.requested = signal.Signals(number).name
-        self._on_first()
+        self._first(number)

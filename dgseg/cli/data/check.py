@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.checking import Report, SplitReport, check
 from dgseg.data.dataset import DataError
@@ -37,18 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    with plain_messages("dgseg data check"):
-        for output in filter(None, (arguments.quarantine, arguments.json)):
-            output.parent.mkdir(parents=True, exist_ok=True)  # rather now than after the scan
-        opened = _open(arguments.dataset, arguments.root, arguments.split)
-        datasets = opened.datasets
-        with progress_bar(f"checking {datasets[0].name}", sum(len(dataset) for dataset in datasets)) as progress:
-            report = check(datasets, workers=arguments.workers, progress=progress)
-        if arguments.quarantine:
-            header = {"quarantine": datasets[0].name, "splits": [dataset.split for dataset in datasets]}
-            write_list(arguments.quarantine, report.quarantine(), header)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(_as_json(report, opened.absent), indent=1) + "\n", encoding="utf-8")
+    for output in filter(None, (arguments.quarantine, arguments.json)):
+        output.parent.mkdir(parents=True, exist_ok=True)  # rather now than after the scan
+    opened = _open(arguments.dataset, arguments.root, arguments.split)
+    datasets = opened.datasets
+    with progress_bar(f"checking {datasets[0].name}", sum(len(dataset) for dataset in datasets)) as progress:
+        report = check(datasets, workers=arguments.workers, progress=progress)
+    if arguments.quarantine:
+        header = {"quarantine": datasets[0].name, "splits": [dataset.split for dataset in datasets]}
+        write_list(arguments.quarantine, report.quarantine(), header)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(_as_json(report, opened.absent), indent=1) + "\n", encoding="utf-8")
     console = Console(highlight=False)
     _show(console, report, opened.absent)
     if arguments.quarantine:

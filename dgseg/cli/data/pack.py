@@ -5,7 +5,6 @@ import os
 import time
 from pathlib import Path
 
-from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data import from_spec
 from dgseg.data.pack import Packed, Settings, pack
@@ -50,15 +49,14 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.workers < 1:
         raise SystemExit("dgseg data pack: --workers must be at least 1")
     settings = Settings(size=arguments.size, keep_ratio=arguments.keep_ratio, quality=arguments.quality)
-    with plain_messages("dgseg data pack"):
-        dataset = from_spec(arguments.dataset)
-        start = time.monotonic()
-        with progress_bar(f"packing {dataset.name}", len(dataset)) as progress:
-            pack(dataset, arguments.out, settings, workers=arguments.workers, progress=progress)
-        packed = Packed(arguments.out)
-        if arguments.verify:
-            with progress_bar("reading back", len(packed)) as progress:
-                packed.verify(progress)
+    dataset = from_spec(arguments.dataset)
+    start = time.monotonic()
+    with progress_bar(f"packing {dataset.name}", len(dataset)) as progress:
+        pack(dataset, arguments.out, settings, workers=arguments.workers, progress=progress)
+    packed = Packed(arguments.out)
+    if arguments.verify:
+        with progress_bar("reading back", len(packed)) as progress:
+            packed.verify(progress)
     size = sum(entry["bytes"] for entry in packed.manifest["files"].values())
     print(
         f"{arguments.out}: {len(packed):,} samples, {packed.manifest['shards']} shards, {size / 1e6:,.0f} MB "

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.datasets import open_dataset, parse_spec
 from dgseg.data.files import FileDataset
@@ -29,22 +28,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     preset = PRESETS[arguments.preset]
-    with plain_messages("dgseg data select"):
-        spec = parse_spec(f"{preset.dataset}={arguments.root}")
-        if spec.split:
-            raise ValueError(f"{arguments.preset} takes its splits itself; drop @{spec.split}")
-        if arguments.seed < 0:
-            raise ValueError(f"--seed must be at least 0; it is {arguments.seed}")
-        if "seed" in spec.options:
-            raise ValueError("the seed is no option of the folder: give it as --seed")
-        if preset.counts_classes:
-            (split,) = preset.splits
-            dataset = open_dataset(preset.dataset, spec.path, split, **spec.options)
-            assert isinstance(dataset, FileDataset)
-            with progress_bar(f"counting the classes of {preset.dataset}", len(dataset)) as progress:
-                class_pixels(dataset, workers=arguments.workers, progress=progress)
-        selection = select(arguments.preset, spec.path, seed=arguments.seed, **spec.options)
-        write_list(arguments.output, selection.ids, selection.header)
+    spec = parse_spec(f"{preset.dataset}={arguments.root}")
+    if spec.split:
+        raise ValueError(f"{arguments.preset} takes its splits itself; drop @{spec.split}")
+    if arguments.seed < 0:
+        raise ValueError(f"--seed must be at least 0; it is {arguments.seed}")
+    if "seed" in spec.options:
+        raise ValueError("the seed is no option of the folder: give it as --seed")
+    if preset.counts_classes:
+        (split,) = preset.splits
+        dataset = open_dataset(preset.dataset, spec.path, split, **spec.options)
+        assert isinstance(dataset, FileDataset)
+        with progress_bar(f"counting the classes of {preset.dataset}", len(dataset)) as progress:
+            class_pixels(dataset, workers=arguments.workers, progress=progress)
+    selection = select(arguments.preset, spec.path, seed=arguments.seed, **spec.options)
+    write_list(arguments.output, selection.ids, selection.header)
     counts = ", ".join(f"{number:,} of {split}" for split, number in selection.header["images"].items())
     print(f"{arguments.output}: {len(selection.ids):,} images of {preset.dataset} ({counts}), seed {arguments.seed}")
     return 0

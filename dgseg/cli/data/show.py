@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dgseg.cli.data.messages import plain_messages
 from dgseg.data.dataset import Dataset
 from dgseg.data.labels import CLASSES, NUM_CLASSES, coloured
 from dgseg.data.pictures import Panel, banded, bordered, contact_sheet, deep
@@ -54,14 +53,13 @@ def size(text: str) -> tuple[int, int]:
 def main(arguments: argparse.Namespace) -> int:
     if arguments.index < 0 or arguments.count < 1:
         raise SystemExit("dgseg data show: --index must be at least 0 and --count at least 1")
-    with plain_messages("dgseg data show"):
-        dataset = open_dataset(arguments)
-        stop = arguments.index + arguments.count
-        if stop > len(dataset):
-            raise ValueError(f"{dataset.name} holds {len(dataset)} samples here; --index plus --count asks for {stop}")
-        rows = [panels(dataset[index]) for index in range(arguments.index, stop)]
-        output = arguments.output or Path(f"{dataset.name}-{dataset.domain.replace('/', '-')}.png")
-        contact_sheet(rows, output, title=f"{dataset.name}: {dataset.domain}")
+    dataset = open_dataset(arguments)
+    stop = arguments.index + arguments.count
+    if stop > len(dataset):
+        raise ValueError(f"{dataset.name} holds {len(dataset)} samples here; --index plus --count asks for {stop}")
+    rows = [panels(dataset[index]) for index in range(arguments.index, stop)]
+    output = arguments.output or Path(f"{dataset.name}-{dataset.domain.replace('/', '-')}.png")
+    contact_sheet(rows, output, title=f"{dataset.name}: {dataset.domain}")
     print(f"{output}: {len(rows)} samples of {dataset.domain}")
     return 0
 

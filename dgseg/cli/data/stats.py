@@ -9,7 +9,6 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from dgseg.cli.data.messages import plain_messages
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.dataset import Dataset
 from dgseg.data.datasets import from_spec
@@ -32,28 +31,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    with plain_messages("dgseg data stats"):
-        specs = (arguments.first, arguments.second)
-        if specs[0] == specs[1]:
-            raise ValueError("A and B are the same dataset; name two")
-        if arguments.output and arguments.output.suffix not in (".png", ".svg", ".pdf"):
-            raise ValueError(f"the plot {arguments.output} must end in .png, .svg or .pdf")
-        datasets = [from_spec(spec) for spec in specs]
-        first, second = (_shares(dataset, arguments.workers) for dataset in datasets)
-        names = [_name(dataset) for dataset in datasets]
-        if names[0] == names[1]:
-            names = list(specs)
-        _print(names, first, second)
-        if arguments.json:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            content = {
-                spec: dict(zip(CLASSES, values.tolist(), strict=True))
-                for spec, values in zip(specs, (first, second), strict=True)
-            }
-            arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        if arguments.output:
-            plot(arguments.output, dict(zip(names, (first, second), strict=True)))
-            print(arguments.output)
+    specs = (arguments.first, arguments.second)
+    if specs[0] == specs[1]:
+        raise ValueError("A and B are the same dataset; name two")
+    if arguments.output and arguments.output.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"the plot {arguments.output} must end in .png, .svg or .pdf")
+    datasets = [from_spec(spec) for spec in specs]
+    first, second = (_shares(dataset, arguments.workers) for dataset in datasets)
+    names = [_name(dataset) for dataset in datasets]
+    if names[0] == names[1]:
+        names = list(specs)
+    _print(names, first, second)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            spec: dict(zip(CLASSES, values.tolist(), strict=True))
+            for spec, values in zip(specs, (first, second), strict=True)
+        }
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if arguments.output:
+        plot(arguments.output, dict(zip(names, (first, second), strict=True)))
+        print(arguments.output)
     return 0
 
 

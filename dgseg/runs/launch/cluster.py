@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from dgseg.runs.launch.config import LaunchConfig
 
 # Read by Ray when it is imported. The last one's name misleads: at 0, a node takes 127.0.0.1 for its address, and
 # everything that it starts listens there alone.
 PRIVATE = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+ATTEMPTS = 3  # at starting Ray
 OBJECT_STORE = 100 * 2**20  # bytes: nothing large goes through it
 
 
@@ -32,14 +34,8 @@ def cluster(launch: LaunchConfig) -> Iterator[LaunchConfig]:
     if own:
         share = launch.cpus_per_worker or max(1, (os.cpu_count() or 1) // launch.workers)
         launch = replace(launch, cpus_per_worker=share)
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this node away
-        ray.init(
-            "local",
-            num_cpus=share * launch.workers,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE,
-            **quiet,
-        )
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # no cloud takes this node away
+        _start(num_cpus=share * launch.workers, object_store_memory=OBJECT_STORE, **quiet)
     elif not joined:
         try:
             ray.init(launch.address, **quiet)
@@ -55,6 +51,22 @@ def cluster(launch: LaunchConfig) -> Iterator[LaunchConfig]:
             ray.shutdown()
 
 
+def _start(**options: Any) -> None:
+    import ray
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ray.init("local", include_dashboard=False, **options)
+            return
+        except Exception as error:  # Ray has no class for it: it waits 30 s, too few on a busy machine
+            if "timed out" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == ATTEMPTS:
+                raise ValueError(f"Ray did not start in {ATTEMPTS} attempts: {error}") from error
+            print("Ray did not start within its 30 seconds: trying again", file=sys.stderr, flush=True)
+
+
 def _is_initialized() -> bool:
     import ray
 
@@ -62,7 +74,7 @@ def _is_initialized() -> bool:
 
 
 def make_private() -> None:
-    """Nobody else comes in, from this machine or another: gRPC servers on 127.0.0.1 that ask for a token."""
+    """Closed to others on this machine and beyond it: gRPC servers on 127.0.0.1 that ask for a token."""
     if "ray" in sys.modules:
         unset = [name for name, value in PRIVATE.items() if os.environ.get(name) != value]
         if unset:

@@ -5,8 +5,8 @@ from typing import Any
 
 from ray.train import ControllerError, UserCallback, WorkerGroupError
 
-from dgseg.runs.launch.failures import PLAIN, WorkerFailed, again, passing
-from dgseg.runs.launch.mailbox import tell
+from dgseg.runs.launch.mailbox import send
+from dgseg.training.failures import USER_ERRORS, WorkerFailed, is_retryable, retry_note
 
 LOGS = "/tmp/ray/session_latest/logs"
 
@@ -19,14 +19,14 @@ class Failures(UserCallback):  # type: ignore[misc]
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            if not _gone(error) and not passing(error):
+            if not _gone(error) and not is_retryable(error):
                 raise error
         self._count += 1
         if self._count <= self._allowed:
             dead = [rank for rank, error in worker_exceptions.items() if _gone(error)]
             who = ", ".join(f"worker {rank}" for rank in sorted(dead or worker_exceptions))
             why = "" if dead else f" ({next(iter(worker_exceptions.values()))})"
-            tell(self._mailbox, "lost", f"lost {who}{why}: {again(self._count, self._allowed)}")
+            send(self._mailbox, "lost", f"lost {who}{why}: {retry_note(self._count, self._allowed)}")
 
 
 def _gone(error: Exception) -> bool:
@@ -41,7 +41,7 @@ def reason(error: BaseException, tracebacks: Mapping[int, str]) -> BaseException
         inner = error.controller_failure
     elif isinstance(error, WorkerGroupError):
         inner = next(iter(error.worker_failures.values()), error)
-    if isinstance(inner, PLAIN):
+    if isinstance(inner, USER_ERRORS):
         return inner
     told = "\n".join(f"worker {rank}:\n{text}" for rank, text in sorted(tracebacks.items()))
     return WorkerFailed(f"{inner}\n{told}Ray keeps the logs of all processes, usually in {LOGS}")

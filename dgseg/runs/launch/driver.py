@@ -1,30 +1,32 @@
-"""The process that started a run on Ray: it shows what the workers tell, and passes on that they are to stop."""
+"""The process that started a run on Ray: it shows what the workers send, and asks them to stop."""
 
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.train.torch import TorchTrainer
 
 from dgseg.runs.launch.controller import reason
-from dgseg.runs.launch.mailbox import opened, tell
+from dgseg.runs.launch.mailbox import decode, send
+from dgseg.training.interrupt import Interrupt
 from dgseg.training.listener import Listener, RunEnd
 from dgseg.training.train import RunResult
 
 PATIENCE = 30.0  # seconds without workers after which the driver says what it waits for
 
 
-def follow(trainer: TorchTrainer, mailbox: Any, screen: Sequence[Listener], awaited: Callable[[], str]) -> RunResult:
-    """Ray's part on a thread, so that signals reach this one: the first asks the workers to save and stop.
+def stream_messages(
+    trainer: TorchTrainer, mailbox: Any, screen: Sequence[Listener], describe_wait: Callable[[], str]
+) -> RunResult:
+    """Ray's part on a thread, so that signals reach this one: the first asks the workers to save and stop, as a
+    listener on the screen may.
 
-    awaited: says what is missing where no worker starts."""
+    describe_wait: says what is missing where no worker starts."""
     done: Future[Any] = Future()
 
     def fit() -> None:
@@ -32,61 +34,71 @@ def follow(trainer: TorchTrainer, mailbox: Any, screen: Sequence[Listener], awai
             done.set_result(trainer.fit())
         except BaseException as error:
             done.set_exception(error)
-        with suppress(Exception):  # the driver has heard it, and has gone
-            tell(mailbox, "over", None)
+        with suppress(Exception):  # the driver knows already, and has gone
+            send(mailbox, "over", None)
 
     threading.Thread(target=fit, daemon=True, name="Ray Train").start()
-    heard = _Heard(screen)
+    messages = _WorkerMessages(screen)
     patience = time.monotonic() + PATIENCE
-    with _signals() as stop:
+    stopping = False
+    with Interrupt(again=_raise_keyboard_interrupt).listening() as interrupt:
         while True:
             over = done.done()  # asked before the last messages are taken
             for message in ray.get(mailbox.take.remote(0.0 if over else 1.0)):
-                heard.take(*opened(message))
+                messages.take(*decode(message))
             if over:
                 break
-            if stop.is_set():
-                if not heard.training:
+            if not stopping and (interrupt.requested or any(listener.should_stop() for listener in screen)):
+                if not messages.training:
                     raise KeyboardInterrupt
-                heard.say("stopping: the workers save first; once more, and they do not")
+                stopping = True
+                if interrupt.requested:
+                    log("stopping: the workers save first; once more, and they do not")
                 mailbox.stop.remote()
-                stop.clear()
-            if not heard.arrived and time.monotonic() > patience:
-                heard.say(awaited())
+            if not messages.arrived and time.monotonic() > patience:
+                log(describe_wait())
                 patience = float("inf")
     error = done.exception()
     if error is not None:
-        raise reason(error, heard.tracebacks)
+        raise reason(error, messages.tracebacks)
     result: RunResult = done.result().return_value
     return result
 
 
-class _Heard:
-    """What has come from the workers, and is shown."""
+def log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _raise_keyboard_interrupt(number: int) -> None:
+    raise KeyboardInterrupt
+
+
+class _WorkerMessages:
+    """What the workers send, shown on the screen."""
 
     def __init__(self, screen: Sequence[Listener]) -> None:
         self.arrived = self.training = False
-        self._lost = False  # an attempt was, and what its last workers still say is not shown
+        self._lost = False  # after a failed attempt: drop late messages from its workers
         self._screen = screen
         self._step = 0
         self.tracebacks: dict[int, str] = {}  # of this attempt, by rank
-        self._said: set[str] = set()
+        self._notes: set[str] = set()
 
     def take(self, kind: str, content: Any) -> None:
         if kind == "arrived":
             self.arrived = True
             self._lost = False
         elif kind == "note":
-            if content not in self._said:  # every worker warns of the same
-                self._said.add(content)
-                self.say(content)
+            if content not in self._notes:  # every worker warns of the same
+                self._notes.add(content)
+                log(content)
         elif kind == "lost":
             self._lost = True
             self.tracebacks = {}
-            if self.training:  # nobody has ended what the screen shows
+            if self.training:  # take the bar off the screen
                 self._show("on_end", RunEnd("failed", self._step))
-            self.say(content)
-        elif kind == "over" or self._lost:  # the first has woken the driver, and tells nothing
+            log(content)
+        elif kind == "over" or self._lost:  # "over" only wakes the driver
             return
         elif kind == "traceback":
             rank, text = content
@@ -94,35 +106,8 @@ class _Heard:
         else:
             self._show(kind, content)
 
-    def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     def _show(self, method: str, argument: Any) -> None:
         self.training = method != "on_end"
         self._step = argument.step
         for listener in self._screen:
             getattr(listener, method)(argument)
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Set by the first SIGINT or SIGTERM; the second is a KeyboardInterrupt."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # in a trial of Tune, which stops it in its own way
-        yield asked
-        return
-    count = 0
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

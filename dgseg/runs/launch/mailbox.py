@@ -38,11 +38,11 @@ class Mailbox:
         await self._stop.wait()
 
 
-def tell(mailbox: Any, kind: str, content: Any) -> Any:
+def send(mailbox: Any, kind: str, content: Any) -> Any:
     """kind: a Listener's method, with its argument; arrived, note, traceback, lost or over, as driver.py takes them."""
     return mailbox.put.remote(pickle.dumps((kind, content)))
 
 
-def opened(message: bytes) -> tuple[str, Any]:
+def decode(message: bytes) -> tuple[str, Any]:
     kind, content = pickle.loads(message)
     return kind, content

@@ -1,9 +1,7 @@
 """From a command line to a run: what `dgseg train` is, on this machine and on Ray."""
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,6 @@ from rich.console import Console
 
 from dgseg.runs.launch.cluster import cluster
 from dgseg.runs.launch.command import Command, parse
-from dgseg.runs.launch.failures import PLAIN, WorkerFailed
 from dgseg.runs.launch.local import run_here
 from dgseg.runs.launch.records import maker, tracking
 from dgseg.runs.launch.summary import show
@@ -24,9 +21,8 @@ if TYPE_CHECKING:
 
 
 def train_command(argv: Sequence[str], prog: str = "dgseg train") -> int:
-    with plainly(prog):
-        command = checked(parse(argv, prog=prog))
-        return _train_on_ray(command) if command.launch.on == "ray" else _train_local(command)
+    command = checked(parse(argv, prog=prog))
+    return _train_on_ray(command) if command.launch.on == "ray" else _train_local(command)
 
 
 def _train_local(command: Command) -> int:
@@ -42,18 +38,6 @@ def _train_on_ray(command: Command) -> int:
         config = tracking(launch)
         result = run_on_ray(command, listeners=maker(config, shown=False), screen=[Progress()])
         return status(command, result, config)
-
-
-@contextmanager
-def plainly(prog: str) -> Iterator[None]:
-    """What a user can mend is told in one message; what they stopped themselves needs none."""
-    try:
-        yield
-    except (*PLAIN, WorkerFailed) as error:
-        raise SystemExit(f"{prog}: {error}") from error
-    except KeyboardInterrupt:
-        print(f"{prog}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def checked(command: Command) -> Command:

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dgseg.runs.launch.command import Command
 from dgseg.runs.launch.controller import Failures
-from dgseg.runs.launch.driver import follow
+from dgseg.runs.launch.driver import stream_messages
 from dgseg.runs.launch.elastic import EvenTrainer
 from dgseg.runs.launch.mailbox import Mailbox
 from dgseg.runs.launch.worker import Job, work
@@ -39,7 +39,7 @@ def run_on_ray(
     """On the cluster that this process has joined.
 
     listeners: makes those that are heard in the workers.
-    screen: hears in this process what the first worker tells.
+    screen: hears in this process what the first worker reports, and may ask to stop.
     loop: what every worker runs."""
     command = replace(command, run=replace(command.run, storage=absolute_storage(command.run.storage)))
     storage = open_storage(command.run.storage)
@@ -53,7 +53,7 @@ def run_on_ray(
         with tempfile.TemporaryDirectory(prefix="dgseg-ray-") as folder:
             job = Job(command, listeners, mailbox, mark, loop)
             trainer = _trainer(job, folder)
-            return follow(trainer, mailbox, screen, lambda: _waiting(command))
+            return stream_messages(trainer, mailbox, screen, lambda: _describe_wait(command))
     finally:
         storage.delete(mark)
         ray.kill(mailbox)
@@ -64,7 +64,7 @@ def _trainer(job: Job, folder: str) -> TorchTrainer:
     # Ray Train reads these here: workers stay in the driver's folder, where relative paths mean the same.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-    needs = _resources(job.command)
+    needs = resources_per_worker(job.command)
     elastic = launch.min_workers not in (None, launch.workers)
     kind = partial(EvenTrainer, sizes=job.command.sizes()) if elastic else TorchTrainer
     return kind(
@@ -87,7 +87,7 @@ def _trainer(job: Job, folder: str) -> TorchTrainer:
     )
 
 
-def _resources(command: Command) -> dict[str, float]:
+def resources_per_worker(command: Command) -> dict[str, float]:
     """What Ray sets aside for a worker."""
     launch, device = command.launch, command.run.device
     gpus, offered = launch.gpus_per_worker, ray.cluster_resources().get("GPU", 0)
@@ -111,9 +111,9 @@ def absolute_storage(storage: str) -> str:
     return str((Path.home() if shipped else Path.cwd()) / Path(storage).expanduser())
 
 
-def _waiting(command: Command) -> str:
+def _describe_wait(command: Command) -> str:
     launch = command.launch
-    needs = " and ".join(f"{count:g} {name}s" for name, count in _resources(command).items())
+    needs = " and ".join(f"{count:g} {name}s" for name, count in resources_per_worker(command).items())
     offered = ray.cluster_resources()
     has = " and ".join(f"{offered.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
     count = launch.workers if launch.min_workers is None else f"{launch.min_workers} to {launch.workers}"

@@ -14,7 +14,7 @@ import torch
 
 from dgseg.data.names import without_secrets
 from dgseg.runs.launch.command import Command
-from dgseg.runs.launch.mailbox import tell
+from dgseg.runs.launch.mailbox import send
 from dgseg.training.listener import (
     CheckpointReport,
     Listener,
@@ -43,7 +43,7 @@ def work(config: dict[str, Any]) -> RunResult:
     """In every worker, on a thread of its own."""
     job: Job = config["job"]
     run = job.command.run
-    tell(job.mailbox, "arrived", rank())
+    send(job.mailbox, "arrived", rank())
     logging.captureWarnings(True)
     for name in ("dgseg", "py.warnings"):
         logging.getLogger(name).addHandler(Notes(job.mailbox))
@@ -56,7 +56,7 @@ def work(config: dict[str, Any]) -> RunResult:
     try:
         return job.loop(job.command.recipe, run, listeners=[*job.listeners(), Relay(job.mailbox)])
     except Exception:
-        ray.get(tell(job.mailbox, "traceback", (rank(), traceback.format_exc())))
+        ray.get(send(job.mailbox, "traceback", (rank(), traceback.format_exc())))
         raise
 
 
@@ -72,7 +72,7 @@ class Notes(logging.Handler):
         self._mailbox = mailbox
 
     def emit(self, record: logging.LogRecord) -> None:
-        tell(self._mailbox, "note", self.format(record).strip())
+        send(self._mailbox, "note", self.format(record).strip())
 
 
 class Relay(Listener):
@@ -101,7 +101,7 @@ class Relay(Listener):
         self._tell("on_profile", report)
 
     def on_end(self, end: RunEnd) -> None:
-        ray.get(tell(self._mailbox, "on_end", end))  # after it, the driver asks no more: everything has arrived
+        ray.get(send(self._mailbox, "on_end", end))  # after it, the driver asks no more: everything has arrived
 
     def _tell(self, method: str, argument: Any) -> None:
-        tell(self._mailbox, method, argument)
+        send(self._mailbox, method, argument)

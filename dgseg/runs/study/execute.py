@@ -4,17 +4,17 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgseg.data import from_spec
 from dgseg.data.datasets import parse_spec
 from dgseg.models import save_weights
+from dgseg.runs import executor
+from dgseg.runs.executor import Job, Outcome
 from dgseg.runs.study.grids import Grid, with_option
-from dgseg.runs.study.processes import asked, processes
 from dgseg.runs.study.records import RESULT, Record, of_run
 from dgseg.training import Journal, Listener, RunConfig, train
 from dgseg.training.assemble import model
@@ -34,16 +34,6 @@ class Run:
     recipe: Recipe
     name: str
     after: str | None = None  # name of the run whose weights it begins with
-
-
-@dataclass
-class Outcome:
-    failed: dict[str, str] = field(default_factory=dict)  # name of a run -> why
-    stopped: bool = False  # somebody asked for it; the same command goes on
-
-    @property
-    def whole(self) -> bool:
-        return not self.failed and not self.stopped
 
 
 def plan(grid: Grid, seeds: Sequence[int]) -> list[Run]:
@@ -84,128 +74,54 @@ def execute(
     runs: Sequence[Run],
     storage: str,
     *,
-    workers: int = 1,
+    jobs: int = 1,
     device: Any = "auto",
-    tracked: "MlflowConfig | None" = None,
+    address: str | None = None,
+    mlflow: "MlflowConfig | None" = None,
     say: Callable[[str], None] = print,
     listeners: Sequence[Listener] = (),
 ) -> Outcome:
-    """Those that are not finished: one after another in this process, or `workers` at once in processes of their own.
-    A run that fails is told of and the others go on."""
-    if workers < 1:
-        raise ValueError(f"--workers is {workers}; it must be at least 1")
+    """Trains those that are not finished, `jobs` at a time."""
     done = finished(runs, storage)
+    names = {run.name for run in runs}
+    if done:
+        say(f"{len(done)} of {len(names)} runs are finished already")
     # Rows that --set has made alike share a run, and rows that ask one model in several ways.
-    first: dict[str, Run] = {}
+    left: dict[str, Run] = {}
     for run in runs:
         if run.name not in done:
-            first.setdefault(run.name, run)
-    left = list(first.values())
-    if done:
-        say(f"{len(done)} of {len({run.name for run in runs})} runs are finished already")
-    outcome = Outcome()
-    heard = _Heard(outcome, len(left), say)
-    if workers == 1:
-        for run in left:
-            if run.after in outcome.failed:
-                heard(run, f"{run.after}, which it begins with, failed")
-                continue
-            began = time.monotonic()
-            try:
-                status = _train(run, storage, device, tracked, listeners)
-            except Exception as error:
-                heard(run, f"{type(error).__name__}: {error}", time.monotonic() - began)
-                continue
-            heard(run, status, time.monotonic() - began)
-            if outcome.stopped:
-                break
-    elif left:
-        _in_processes(left, storage, workers, device, tracked, heard)
-    return outcome
-
-
-@dataclass
-class _Heard:
-    """What became of a run, told and kept."""
-
-    outcome: Outcome
-    total: int
-    say: Callable[[str], None]
-    ended: int = 0
-    mentioned: bool = False
-
-    def stop(self) -> None:
-        """From a signal's handler, which must not print."""
-        self.outcome.stopped = True
-
-    def mention_stop(self) -> None:
-        if self.outcome.stopped and not self.mentioned:
-            self.mentioned = True
-            self.say("stopping: the runs save first; once more, and they are not waited for")
-
-    def __call__(self, run: Run, status: str, seconds: float | None = None) -> None:
-        self.ended += 1
-        if status == "stopped":
-            self.outcome.stopped = True
-        elif status != "finished":
-            self.outcome.failed[run.name] = status
-        took = "" if seconds is None else f", {seconds:.0f} s"
-        self.say(f"{self.ended}/{self.total}  {run.label}, seed {run.recipe.seed}: {status}{took}")
-
-
-def _in_processes(
-    left: Sequence[Run], storage: str, workers: int, device: Any, tracked: "MlflowConfig | None", heard: _Heard
-) -> None:
-    waiting = list(left)
-    whole = False
-    while not whole:  # a process that is killed takes its pool with it
-        whole = True
-        with processes(workers, heard.stop) as pool:
-            going: dict[Future[str], Run] = {}
-            while True:
-                # A few at a time: after a stop no more are begun.
-                while whole and len(going) < workers and not heard.outcome.stopped:
-                    open_ones = {run.name for run in (*waiting, *going.values())}
-                    run = next((run for run in waiting if run.after not in open_ones), None)
-                    if run is None:
-                        break
-                    waiting.remove(run)
-                    if run.after in heard.outcome.failed:
-                        heard(run, f"{run.after}, which it begins with, failed")
-                        continue
-                    try:
-                        going[pool.submit(asked, _train, run, storage, device, tracked)] = run
-                    except BrokenProcessPool:
-                        waiting.insert(0, run)
-                        whole = False
-                if not going:
-                    break
-                over = wait(going, timeout=1.0, return_when=FIRST_COMPLETED).done
-                heard.mention_stop()
-                for future in over:
-                    error = future.exception()
-                    run = going.pop(future)
-                    if isinstance(error, BrokenProcessPool):
-                        whole = False
-                        heard(run, "its process was killed, or another beside it, as one is where memory runs out")
-                    elif isinstance(error, KeyboardInterrupt):
-                        heard(run, "stopped")
-                    else:
-                        heard(run, future.result() if error is None else f"{type(error).__name__}: {error}")
+            left.setdefault(run.name, run)
+    return executor.execute(
+        [
+            Job(
+                run.name,
+                f"{run.label}, seed {run.recipe.seed}",
+                partial(_train, run, storage, device, mlflow, listeners),
+                None if run.after in done else run.after,
+            )
+            for run in left.values()
+        ],
+        jobs,
+        device=device,
+        address=address,
+        say=say,
+    )
 
 
 def _train(
-    run: Run, storage: str, device: Any, tracked: "MlflowConfig | None", listeners: Sequence[Listener] = ()
+    run: Run, storage: str, device: Any, mlflow: "MlflowConfig | None", listeners: Sequence[Listener] = ()
 ) -> str:
-    told: list[Listener] = [Journal(), *listeners]
-    if tracked is not None:
-        told.append(replace(tracked, tags={**tracked.tags, "row": run.label}).build())
+    everyone: list[Listener] = [Journal(), *listeners]
+    if mlflow is not None:
+        everyone.append(replace(mlflow, tags={**mlflow.tags, "row": run.label}).build())
     config = RunConfig(name=run.name, storage=storage, device=device, keep=1, keep_best=0)
     recipe = run.recipe
     if run.after is not None:
         weights = local_folder(storage) / run.after / WEIGHTS
         recipe = replace(recipe, model=replace(recipe.model, weights=str(weights)))
-    return train(recipe, config, listeners=told).status
+    if train(recipe, config, listeners=everyone).status == "stopped":
+        raise KeyboardInterrupt
+    return "finished"
 
 
 @dataclass(frozen=True)
@@ -220,7 +136,8 @@ class Expected:
         return self.other + self.step * recipe.schedule.steps + self.image * scored_images(recipe)
 
 
-def measure(recipe: Recipe, device: Any, steps: int = 8, images: int = 4) -> Expected:
+def measure(recipe: Recipe, device: Any, steps: int = 4, images: int = 2) -> Expected:
+    """Trains a little of it; KeyboardInterrupt where that is stopped."""
     # Scenes of the streets world can be counted out; another data set is scored as it is, which takes its time.
     streets = [each for each in recipe.data.test if parse_spec(each).name == "streets"]
     changes = [with_option(each, length=str(images)) for each in streets] or recipe.data.test[:1]
@@ -236,7 +153,9 @@ def measure(recipe: Recipe, device: Any, steps: int = 8, images: int = 4) -> Exp
             save_weights(model(recipe.model), weights)
             short = replace(short, model=replace(short.model, weights=str(weights)))
         began = time.monotonic()
-        train(short, RunConfig(storage=place, device=device, log_every=steps // 2), listeners=[watch])
+        config = RunConfig(storage=place, device=device, log_every=steps // 2)
+        if train(short, config, listeners=[watch]).status == "stopped":
+            raise KeyboardInterrupt
     step = recipe.data.batch_size / watch.rate
     image = watch.scoring / max(1, scored_images(short))
     return Expected(step, image, max(0.0, time.monotonic() - began - steps * step - watch.scoring))

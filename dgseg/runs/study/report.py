@@ -27,15 +27,11 @@ def compared(
     detections: Mapping[str, Mapping[str, Record]] | None = None,
 ) -> Comparison:
     """records: of the runs that are finished, by name. detections: by label, those that hold in their place."""
-    rows = {
-        row.label: [
-            (detections or {}).get(row.label, records)[run.name]
-            for run in runs
-            if run.label == row.label and run.name in records
-        ]
-        for row in grid.rows
-        if row.shown
-    }
+    rows = {}
+    for row in grid.rows:
+        if row.shown:
+            own = (detections or {}).get(row.label, records)
+            rows[row.label] = [own[run.name] for run in runs if run.label == row.label and run.name in own]
     return of_rows(rows, {row.label: row.against for row in grid.rows if row.against}, notes, confidence)
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from dgseg.runs.launch.cluster import make_private
 from dgseg.runs.launch.command import Command, parse
-from dgseg.runs.launch.main import checked, plainly
+from dgseg.runs.launch.main import checked
 from dgseg.runs.sweep.space import Parameter, chosen, load_spaces, spaces
 
 PROG = "dgseg sweep"
 
 
 @dataclass(frozen=True)
-class Asked:
+class SweepArguments:
     command: Command
     options: argparse.Namespace
     parameters: list[Parameter]
@@ -24,7 +24,7 @@ class Asked:
         return self.command.launch.address is None and not os.environ.get("RAY_ADDRESS")
 
 
-def read(argv: Sequence[str]) -> Asked:
+def read(argv: Sequence[str]) -> SweepArguments:
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
     searched = load_spaces(options.space) if options.space else spaces
@@ -39,23 +39,22 @@ def read(argv: Sequence[str]) -> Asked:
     command = checked(parse(rest, prog=PROG))
     if command.run.stop_after is not None:
         raise ValueError("--stop-after is for single runs: a sweep's trials stop at milestones")
-    if options.concurrent is not None and options.concurrent < 1:
-        raise ValueError(f"--concurrent is {options.concurrent}; it must be at least 1")
-    return Asked(command, options, chosen(searched(command.recipe), options.search))
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs is {options.jobs}; it must be at least 1")
+    return SweepArguments(command, options, chosen(searched(command.recipe), options.search))
 
 
 def sweep_command(argv: Sequence[str]) -> int:
-    with plainly(PROG):
-        asked = read(argv)
-        if asked.own_cluster:
-            make_private()  # before Ray is imported, which the rest does
-        if asked.options.measure:
-            from dgseg.runs.sweep.measure import measure
+    arguments = read(argv)
+    if arguments.own_cluster:
+        make_private()  # before Ray is imported, which the rest does
+    if arguments.options.measure:
+        from dgseg.runs.sweep.measure import measure
 
-            return int(measure(asked))
-        from dgseg.runs.sweep.conduct import conduct
+        return measure(arguments)
+    from dgseg.runs.sweep.run import run_sweep
 
-        return int(conduct(asked))
+    return run_sweep(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         usage=f"{PROG} [RECIPE] [flags of the sweep] [flags of dgseg train]",
         description="Searches a recipe's settings by trials that are judged on validation domains alone. Killed and "
-        "started again with the same --name it goes on.",
+        "started again with the same --name it resumes.",
         epilog="Every flag of `dgseg train RECIPE` is one here: --name and --storage are the sweep's, --workers and "
         "--device each trial's, --schedule.steps and all other fields the recipe's that is searched around.",
     )
@@ -106,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="of the search; the trials keep the recipe's (%(default)s)",
     )
-    add("--concurrent", type=int, help="trials at once; without it as many as there is room for")
+    add("--jobs", type=int, metavar="K", help="trials side by side; without it as many as there is room for")
+    add("--concurrent", type=int, dest="jobs", help=argparse.SUPPRESS)  # its older name
     add(
         "--measure",
         choices=("asha", "overhead"),

@@ -1,101 +1,130 @@
-"""Tune's searcher and scheduler over the sweep's record: neither has a memory of its own that a kill could take."""
+"""Ray Tune's searcher and scheduler, each with what it lacks: a record that no kill can damage, and exact thirds.
 
-import math
-from collections.abc import Callable, Sequence
+tuning/README.md has the measurements that make these subclasses necessary.
+"""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import optuna
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
+from optuna.trial import TrialState
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers.async_hyperband import _Bracket
+from ray.tune.search.optuna import OptunaSearch
 
-from dgseg.runs.sweep.record import Record, TrialRecord, study
+from dgseg.runs.sweep.record import NAME, REASON
 from dgseg.runs.sweep.space import Parameter, defaults
 
-NUMBER = "number"  # beside the values in a trial's configuration
+NUMBER = "number"  # of the trial, beside the values in its configuration
 
 
-class RecordedSearch(Searcher):  # type: ignore[misc]
-    """First the recipe's own values, so that every sweep has its baseline; then what Optuna proposes. Trials that the
-    sweep's last process left unfinished are handed out again before any new one."""
-
-    def __init__(self, record: Record, parameters: Sequence[Parameter], kind: str, seed: int, trials: int) -> None:
-        super().__init__(metric=None, mode=None)
-        self.record, self.parameters, self.seed, self.trials = record, parameters, seed, trials
-        self.kind = kind  # "searcher" is Tune's word for what a searcher wraps
-        self._unfinished = record.of("running")
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self._unfinished:
-            again = self._unfinished.pop(0)
-            return {NUMBER: again.number, **again.values}
-        number = len(self.record.trials)
-        values = defaults(self.parameters) if number == 0 else None
-        if values is None:
-            values = self._proposed(number)
-        self.record.trials.append(TrialRecord(number, values))
-        self.record.save()
-        return {NUMBER: number, **values}
-
-    def _proposed(self, number: int) -> dict[str, Any]:
-        # Chance is a function of the trial's number: a sweep that goes on does not draw its first points again.
-        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        # A quarter of the trials, at least 4, before the estimator is believed; it takes the running ones for bad.
-        sampler = (
-            optuna.samplers.TPESampler(n_startup_trials=max(4, self.trials // 4), constant_liar=True, seed=seed)
-            if self.kind == "tpe"
-            else optuna.samplers.RandomSampler(seed=seed)
-        )
-        distributions = {each.name: each.distribution for each in self.parameters}
-        asked = study(self.record.trials, self.parameters, sampler).ask(distributions)
-        return dict(asked.params)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        return  # the record hears of it from the sweep
-
-    def save(self, checkpoint_path: str) -> None:
-        return  # nobody reads what Tune keeps
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise AssertionError("a sweep goes on from its record, not from Tune's files")
-
-
-class Milestones(FIFOScheduler):  # type: ignore[misc]
-    """ASHA: at a ninth and a third of the steps (for a factor of 3) a trial goes on when it is among the best third of
-    those that have come so far, itself counted, or the best. Tune's own asks whether it beats an interpolated quantile
-    of the others, and of 16 lets 6.8 and 3.4 pass by chance where this lets 5.7 and 2.5. Trials are known by their
-    numbers, which outlive Tune's ids.
-
-    Tune would end a trial by ending its actor, and Ray Train's placement group would stay taken until the sweep's end.
-    So a trial is asked to stop, like any run: it saves, closes its record and gives back what it holds."""
+class StoredSearch(OptunaSearch):  # type: ignore[misc]
+    """OptunaSearch over a study on disk. The first trial has the recipe's own values. Trials that an earlier process
+    left unfinished are handed out again before any new one, under their numbers."""
 
     def __init__(
-        self, record: Record, metric: str, milestones: Sequence[int], factor: int, cut: Callable[[int], None]
+        self, study: optuna.Study, parameters: Sequence[Parameter], metric: str, kind: str, seed: int, trials: int
     ) -> None:
-        super().__init__()
-        self._record, self._metric, self._factor, self._cut = record, metric, factor, cut
-        self._scores: dict[int, dict[int, float]] = {each: {} for each in sorted(milestones, reverse=True)}
-        for trial in record.trials:
-            for step, score in sorted(trial.scores.items()):
-                # Only what was decided then is: in this order, not that of their coming, who went on might not.
-                self._goes_on(trial.number, step, score)
-            if trial.cut and trial.status == "running":
-                trial.status = "stopped"  # the kill came between the milestone and the stop
+        super().__init__(
+            {each.name: each.distribution for each in parameters},
+            metric=metric,
+            mode="max",
+            study_name=NAME,
+            storage=study._storage,
+        )
+        self._kind, self._search_seed, self._trials = kind, seed, trials
+        own = defaults(parameters)
+        if own is not None and not study.trials:
+            self._ot_study.enqueue_trial(own)
+        self._unfinished = self._ot_study.get_trials(states=(TrialState.RUNNING,))
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        if self._unfinished:
+            self._ot_trials[trial_id] = optuna.Trial(self._ot_study, self._unfinished.pop(0)._trial_id)
+        self._ot_study.sampler = self._sampler_of(len(self._ot_study.get_trials(deepcopy=False)))
+        values = super().suggest(trial_id)
+        return {NUMBER: self._ot_trials[trial_id].number, **values}
+
+    def _sampler_of(self, number: int) -> optuna.samplers.BaseSampler:
+        # Chance is a function of the trial's number: a sweep that resumes does not draw its first points again.
+        seed = int(np.random.SeedSequence([self._search_seed, number]).generate_state(1)[0])
+        if self._kind == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        # A quarter of the trials, at least 4, before the estimator is believed; it takes the running ones for bad.
+        begin = max(4, self._trials // 4)
+        return optuna.samplers.TPESampler(n_startup_trials=begin, constant_liar=True, seed=seed)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Under the step of training, where Tune's has the number of reports since the last start."""
+        trial = self._ot_trials[trial_id]
+        if self.metric in result and result["step"] not in self._scores(trial):
+            trial.report(result[self.metric], result["step"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial that was stopped is "pruned" to Optuna; Tune's would call it complete, its score a whole trial's."""
+        trial, result = self._ot_trials[trial_id], result or {}
+        self.on_trial_result(trial_id, result)  # Tune keeps back the score that stops a trial
+        if error:
+            return  # the sweep calls `fail`, with the reason
+        reason = result.get("failed", "")
+        if result.get("finished") and not self._scores(trial):
+            reason = f"it ended without a score of {self.metric}"
+        if reason:
+            self.fail(trial_id, reason)
+        elif result.get("finished"):
+            scores = self._scores(trial)
+            self._ot_study.tell(trial, scores[max(scores)])
+        else:
+            self._ot_study.tell(trial, state=TrialState.PRUNED)
+
+    def fail(self, trial_id: str, reason: str) -> None:
+        self._ot_trials[trial_id].set_user_attr(REASON, reason)
+        self._ot_study.tell(self._ot_trials[trial_id], state=TrialState.FAIL)
+
+    def _scores(self, trial: optuna.Trial) -> dict[int, float]:
+        return dict(self._ot_study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles searchers, to restore them: this one's state is the study's file
+
+    def save(self, checkpoint_path: str) -> None:
+        return
+
+
+class ExactASHA(ASHAScheduler):  # type: ignore[misc]
+    """ASHA: at a ninth and a third of the steps (for a factor of 3) a trial continues when it is among the best third
+    of those that have come so far, itself counted, or the best. The study tells what earlier processes decided."""
+
+    def __init__(self, study: optuna.Study, metric: str, milestones: Sequence[int], factor: int, steps: int) -> None:
+        super().__init__(time_attr="step", metric=metric, mode="max", max_t=steps)
+        bracket = _TopShare(milestones[0], milestones[-1], factor, 0, stop_last_trials=False)
+        assert [step for step, _ in reversed(bracket._rungs)] == list(milestones)
+        self._brackets, self._steps = [bracket], steps
+        for trial in study.get_trials(deepcopy=False):
+            for step, score in sorted(trial.intermediate_values.items()):
+                self._decide(trial.number, step, score)  # of what is decided already, the answer does not matter
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        number = trial.config[NUMBER]
-        if self._metric in result and not self._goes_on(number, int(result["step"]), float(result[self._metric])):
-            self._record.trials[number].cut = True
-            self._cut(number)
-        return str(self.CONTINUE)
+        if self.metric not in result or result["step"] >= self._steps:
+            return str(self.CONTINUE)
+        return self._decide(trial.config[NUMBER], result["step"], result[self.metric])
 
-    def _goes_on(self, number: int, step: int, score: float) -> bool:
-        """The first score at a milestone or after it counts, for the last milestone that it has reached alone."""
-        for milestone, scores in self._scores.items():
-            if step >= milestone:
-                if number in scores:
-                    return True
-                scores[number] = -math.inf if math.isnan(score) else score
-                better = sum(other > scores[number] for other in scores.values())
-                return better < max(1, len(scores) // self._factor)
-        return True
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        return  # its scores have come before
+
+    def _decide(self, number: int, step: int, score: float) -> str:
+        # Trials are known by their numbers, which outlive Tune's ids.
+        return str(self._brackets[0].on_result(SimpleNamespace(trial_id=number), step, score))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _TopShare(_Bracket):  # type: ignore[misc]
+    def cutoff(self, recorded: dict[int, float]) -> float | None:
+        """The score that a trial must reach. Tune's is an interpolated quantile of the others."""
+        places = max(1, (len(recorded) + 1) // int(self.rf))
+        scores = sorted(recorded.values(), reverse=True)
+        return scores[places - 1] if len(scores) >= places else None

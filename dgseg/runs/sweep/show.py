@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+import optuna
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from dgseg.runs.sweep.record import Record, Status, TrialRecord, best
+from dgseg.runs.sweep.record import Status, TrialRecord, best, trials
 from dgseg.runs.sweep.space import Parameter
 from dgseg.runs.sweep.summary import percent, shown
 
@@ -18,12 +19,18 @@ _STYLES: dict[Status, str] = {"running": "cyan", "finished": "green", "stopped":
 
 class Screen:
     def __init__(
-        self, record: Record, parameters: Sequence[Parameter], metric: str, steps: int, trials: int, console: Console
+        self,
+        study: optuna.Study,
+        parameters: Sequence[Parameter],
+        metric: str,
+        steps: int,
+        count: int,
+        console: Console,
     ) -> None:
-        self.record, self.parameters, self.metric = record, parameters, metric
-        self.steps, self.trials, self.console = steps, trials, console
+        self.study, self.parameters, self.metric = study, parameters, metric
+        self.steps, self.count, self.console = steps, count, console
         self._live = Live(self.table(), console=console, auto_refresh=False) if console.is_terminal else None
-        self._told: dict[int, tuple[str, int]] = {}
+        self._printed: dict[int, tuple[str, int]] = {}
 
     def __enter__(self) -> Self:
         if self._live:
@@ -40,8 +47,8 @@ class Screen:
     def changed(self, trial: TrialRecord) -> None:
         if self._live:
             self._live.update(self.table(), refresh=True)
-        elif self._told.get(trial.number) != (trial.status, trial.step):
-            self._told[trial.number] = (trial.status, trial.step)
+        elif self._printed.get(trial.number) != (trial.status, trial.step):
+            self._printed[trial.number] = (trial.status, trial.step)
             score = f", {self.metric} {percent(trial.score)} %" if trial.scores else ""
             why = f": {trial.reason.splitlines()[0]}" if trial.reason else ""
             self.console.print(
@@ -51,14 +58,15 @@ class Screen:
             )
 
     def table(self) -> Table:
-        counts = {status: len(self.record.of(status)) for status in _STYLES}
-        told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-        table = Table(title=f"{told or 'starting'} of {self.trials} trials", title_justify="left")
+        records = trials(self.study)
+        counts = {status: sum(each.status == status for each in records) for status in _STYLES}
+        title = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        table = Table(title=f"{title or 'starting'} of {self.count} trials", title_justify="left")
         for name in ("trial", *(each.short.replace(".", "\n") for each in self.parameters), "step", f"{self.metric} %"):
             table.add_column(name, justify="right")
         table.add_column("status")
-        top = best(self.record.trials)
-        for each in self.record.trials:
+        top = best(records)
+        for each in records:
             style = _STYLES[each.status]
             status = f"{each.status}: {each.reason.splitlines()[0][:60]}" if each.reason else each.status
             table.add_row(

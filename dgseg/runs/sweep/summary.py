@@ -11,7 +11,7 @@ import optuna
 
 from dgseg.recipes import differences, from_words, words_by_name
 from dgseg.runs.launch.command import parse
-from dgseg.runs.sweep.record import TrialRecord, best, study
+from dgseg.runs.sweep.record import TrialRecord, best, common_step, study_at
 from dgseg.runs.sweep.space import Parameter, applied, outside
 from dgseg.training.recipe import Recipe
 
@@ -22,15 +22,12 @@ def importances(trials: Sequence[TrialRecord], parameters: Sequence[Parameter]) 
     """Shares of the variance of scores that single parameters explain (fANOVA over a random forest), most important
     first, and the step of these scores: the last that every scored trial came to, as trials of different length do not
     compare. Empty where too few trials say anything."""
-    scored = [each for each in trials if each.scores]
-    common = set.intersection(*(set(each.scores) for each in scored)) if scored else set()
-    step = max(common, default=0)
-    values = {each.scores[step] for each in scored} if common else set()
-    if len(scored) < LEAST or len(values) < 2:
+    step = common_step(trials)
+    values = {each.scores[step] for each in trials if step in each.scores}
+    if sum(step in each.scores for each in trials) < LEAST or len(values) < 2:
         return step, {}
-    alike = [TrialRecord(each.number, each.values, "finished", {step: each.scores[step]}) for each in scored]
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return step, optuna.importance.get_param_importances(study(alike, parameters), evaluator=evaluator)
+    return step, optuna.importance.get_param_importances(study_at(step, trials, parameters), evaluator=evaluator)
 
 
 def command(recipe: Recipe, name: str, saved_as: str) -> str:

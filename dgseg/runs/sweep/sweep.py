@@ -1,22 +1,20 @@
 """A sweep: trials over a recipe's settings, judged on validation domains alone, cut short at milestones by ASHA.
 
 <storage>/<name>/sweep.json       what is searched; the same name never means another sweep
-                 trials.json      every trial: values, scores, status (record.py)
+                 trials.jsonl     every trial: values, scores, status (record.py)
                  trial-000/ …     the trials' runs, each a folder like every run's
                  summary.md, parallel.png, slices.png, winner.yaml      at the end (summary.py)
 """
 
 import json
 import os
-import pickle
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import ray
+import optuna
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
@@ -26,15 +24,20 @@ from dgseg.data.streets.domains import TARGETS
 from dgseg.evaluation.names import VALIDATION, miou
 from dgseg.recipes import to_yaml
 from dgseg.runs.launch.command import Command
-from dgseg.runs.sweep.cuts import Cuts
-from dgseg.runs.sweep.record import Record, TrialRecord
-from dgseg.runs.sweep.search import NUMBER, Milestones, RecordedSearch
+from dgseg.runs.sweep.record import trials
+from dgseg.runs.sweep.search import ExactASHA, StoredSearch
 from dgseg.runs.sweep.space import Parameter
-from dgseg.runs.sweep.trial import Trial
+from dgseg.runs.sweep.trial import Plan, Trial
 from dgseg.training.recipe import Recipe
 from dgseg.training.storage import Storage, open_storage
 
-SETTINGS, TUNE = "sweep.json", "tune"
+SETTINGS, FOLDER = "sweep.json", "tune"
+TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a result without a score says how far the trial is
+}
 DEPTH = 2  # milestones: at steps / factor² and steps / factor
 
 
@@ -116,17 +119,14 @@ class Sweep:
         self.folder.check_writable()
 
     @contextmanager
-    def alone(self) -> Iterator[dict[str, Any]]:
-        """Gives what the folder keeps of the sweep, with nobody else at work in it."""
+    def exclusive(self) -> Iterator[dict[str, Any]]:
+        """Gives the settings that the folder keeps, and keeps other processes out of it."""
         with self.folder.lock():
             yield self._claim()
 
     @property
     def steps(self) -> int:
         return self.recipe.schedule.steps
-
-    def ended(self, record: Record) -> int:
-        return len(record.of("finished", "stopped", "failed"))
 
     def _claim(self) -> dict[str, Any]:
         """The folder is this sweep's from now on, or since it was begun."""
@@ -144,7 +144,7 @@ class Sweep:
                 raise ValueError(
                     f"the sweep {self.name!r} in {self.command.run.storage} was begun with another "
                     f"{' and another '.join(changed)}: give this one another --name, or the settings as they were to "
-                    f"go on with that one ({self.folder.where(SETTINGS)}); only --trials may grow"
+                    f"resume that one ({self.folder.where(SETTINGS)}); only --trials may grow"
                 )
         kept |= wanted
         self.keep(kept)
@@ -154,105 +154,48 @@ class Sweep:
         self.folder.write(SETTINGS, (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode())
 
     def run(
-        self,
-        concurrent: int,
-        record: Record,
-        callbacks: Sequence[tune.Callback],
-        tracking: Any = None,
+        self, at_once: int | None, study: optuna.Study, callbacks: Sequence[tune.Callback], mlflow: Any = None
     ) -> None:
         """Until every trial has ended, on the cluster that this process has joined."""
-        cuts = ray.remote(Cuts).options(num_cpus=0).remote()
-        scheduler = self._scheduler(record, cuts)
-        for trial in record.of("running"):  # a worker of a sweep that was just killed may still be breathing
-            with self.folder.folder(trial.name).lock(wait=60):
-                pass
+        for trial in trials(study):  # a worker of a sweep that was just killed may still be breathing
+            if trial.status == "running":
+                with self.folder.folder(trial.name).lock(wait=60):
+                    pass
         run = replace(self.command.run, storage=self.folder.url, keep=1, keep_best=0)
-        command = replace(self.command, recipe=self.recipe, run=run)
+        plan = Plan(replace(self.command, recipe=self.recipe, run=run), mlflow)
+        config = self.config
+        self.search = StoredSearch(study, self.parameters, self.metric, config.searcher, config.seed, config.trials)
         # Tune's own tables, files and working folders: the sweep has a table and a record of its own.
-        os.environ.update(
-            {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+        os.environ.update(TUNE)
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(Trial, plan=plan), plan.resources()),
+            tune_config=tune.TuneConfig(
+                search_alg=self.search,
+                scheduler=self._scheduler(study),
+                num_samples=config.trials - ended(study),
+                max_concurrent_trials=at_once or plan.at_once(),
+            ),
+            run_config=tune.RunConfig(
+                name=self.name,
+                storage_path=self.folder.where(FOLDER),
+                callbacks=list(callbacks),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
+                verbose=0,
+            ),
         )
         try:
-            tune.run(
-                tune.with_parameters(_trial, trial=Trial(command, cuts, tracking)),
-                name=self.name,
-                storage_path=self.folder.where(TUNE),
-                search_alg=RecordedSearch(
-                    record, self.parameters, self.config.searcher, self.config.seed, self.config.trials
-                ),
-                scheduler=scheduler,
-                num_samples=self.config.trials - self.ended(record),
-                max_concurrent_trials=concurrent,
-                # A trial's actor only waits: a CPU of its own could keep its workers from theirs for ever.
-                resources_per_trial=tune.PlacementGroupFactory([{"memory": 1}]),
-                callbacks=list(callbacks),
-                raise_on_failed_trial=False,
-                verbose=0,
-            )
+            tuner.fit()
         finally:
-            ray.kill(cuts)
             for name in self.folder.names():
-                if name == TUNE or name.startswith(".launched-"):  # left by a trial that was killed
+                if name == FOLDER or name.startswith(".launched-"):  # left by a trial that was killed
                     self.folder.delete(name)
 
-    def _scheduler(self, record: Record, cuts: Any) -> TrialScheduler:
-        config = self.config
-        if config.scheduler == "none":
+    def _scheduler(self, study: optuna.Study) -> TrialScheduler:
+        steps = milestones(self.steps, self.config.factor)
+        if self.config.scheduler == "none" or not steps:
             return FIFOScheduler()
-        return Milestones(record, self.metric, milestones(self.steps, config.factor), config.factor, cuts.cut.remote)
+        return ExactASHA(study, self.metric, steps, self.config.factor, self.steps)
 
 
-def _trial(config: dict[str, Any], trial: Trial) -> None:
-    trial(config)
-
-
-class Recorder(tune.Callback):  # type: ignore[misc]
-    """Tune's events into the record, which is written after each; `changed` is told of them."""
-
-    def __init__(self, record: Record, metric: str, steps: int) -> None:
-        self.record, self.metric, self.steps = record, metric, steps
-        self._since: dict[int, float] = {}
-        self._before: dict[int, float] = {}
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        found = self._of(trial)
-        self._since[found.number], self._before[found.number] = time.monotonic(), found.seconds
-        self.changed(found)
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
-        found = self._of(trial)
-        if self.metric in result:
-            found.scores[int(result["step"])] = float(result[self.metric])
-        self._write(found)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        found = self._of(trial)
-        found.status = "finished" if found.step >= self.steps else "stopped"
-        self._write(found)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        found = self._of(trial)
-        found.status, found.reason = "failed", "Tune gives no reason"
-        if trial.pickled_error_file:  # in this process's folder, from where Tune copies it later
-            error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
-            cause = getattr(error, "cause", None) or error
-            found.reason = str(cause) or type(cause).__name__
-        self._write(found)
-
-    def changed(self, trial: TrialRecord) -> None:
-        """For whoever shows or tracks it."""
-
-    def _write(self, trial: TrialRecord) -> None:
-        trial.seconds = self._before[trial.number] + time.monotonic() - self._since[trial.number]
-        self.record.save()
-        self.changed(trial)
-
-    def _of(self, trial: Any) -> TrialRecord:
-        found: TrialRecord = self.record.trials[trial.config[NUMBER]]
-        return found
-
-
-def fitting(command: Command) -> int:
-    """How many trials the cluster has room for at once."""
-    needs = command.launch.workers * (command.launch.cpus_per_worker or 1)
-    return max(1, int(ray.cluster_resources().get("CPU", 0)) // needs)
+def ended(study: optuna.Study) -> int:
+    return sum(trial.status != "running" for trial in trials(study))

@@ -1,65 +1,101 @@
-"""One trial: a run on Ray Train like any other, whose scores go to Tune, and whose record in MLflow to the sweep's."""
+"""One trial: a run like any other, on a thread of Tune's actor, which passes its scores on and can stop it."""
 
-from collections.abc import Sequence
-from concurrent.futures import Future
+import queue
+import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 
 from dgseg.runs.launch.command import Command
-from dgseg.runs.launch.ray import run_on_ray
+from dgseg.runs.launch.ray import resources_per_worker, run_on_ray
 from dgseg.runs.launch.records import made
 from dgseg.runs.sweep.record import trial_name
 from dgseg.runs.sweep.search import NUMBER
 from dgseg.runs.sweep.space import applied
-from dgseg.training.listener import Listener, ScoreReport
+from dgseg.training.listener import Listener, ScoreReport, StepReport
+from dgseg.training.train import train
+
+BEAT = 1.0  # seconds between two results without news: only between results does Tune stop a trial
 
 
-class Ear(Listener):
-    """In a trial's first worker; the loop tells the others."""
-
-    def __init__(self, cuts: Any, number: int) -> None:
-        self._decided: Future[None] = cuts.decided.remote(number).future()
+class Relay(Listener):
+    def __init__(self) -> None:
+        self.results: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.stop = threading.Event()
+        self.step = 0
 
     def should_stop(self) -> bool:
-        return self._decided.done()
+        return self.stop.is_set()
 
-
-class Scores(Listener):
-    """In the trial's own process, which hears what the first worker tells: to Tune. Ray's way from its workers to Tune
-    is a process more, which asks and is asked all the time, and waits for looks that are seconds apart."""
+    def on_step(self, report: StepReport) -> None:
+        self.step = report.step
 
     def on_scores(self, report: ScoreReport) -> None:
-        tune.report({"step": report.step, "final": report.final, **report.named})
+        # A NaN compares with nothing: it counts as the worst score.
+        scores = {name: 0.0 if score != score else score for name, score in report.named.items()}
+        self.results.put({"step": report.step, **scores})
 
 
 @dataclass(frozen=True)
-class Listeners:
-    """Made in the workers."""
+class Plan:
+    """The same for every trial."""
 
-    cuts: Any
-    number: int
-    tracking: Any = None  # MlflowConfig; None: no record in MLflow
+    command: Command  # but for the values and the name
+    mlflow: Any = None  # MlflowConfig
 
-    def __call__(self) -> Sequence[Listener]:
-        return [*made(self.tracking, shown=False), Ear(self.cuts, self.number)]
+    def resources(self) -> tune.PlacementGroupFactory:
+        """Of a trial's actor: what training takes, or next to nothing where it waits for workers of Ray Train."""
+        if self.command.launch.workers == 1:
+            return tune.PlacementGroupFactory([resources_per_worker(self.command)])
+        return tune.PlacementGroupFactory([{"memory": 1}])
+
+    def at_once(self) -> int:
+        """How many trials the cluster has room for."""
+        needs, offered = resources_per_worker(self.command), ray.cluster_resources()
+        return max(1, min(int(offered.get(each, 0) / count) for each, count in needs.items()) // self.workers)
+
+    @property
+    def workers(self) -> int:
+        return self.command.launch.workers
 
 
-@dataclass(frozen=True)
-class Trial:
-    """Called by Tune in an actor of its own, which takes no CPU: it waits for its workers."""
+class Trial(tune.Trainable):  # type: ignore[misc]
+    def setup(self, config: dict[str, Any], plan: Plan) -> None:
+        self._relay = Relay()
+        self._thread = threading.Thread(target=self._run, args=(config, plan), daemon=True, name="trial")
+        self._thread.start()
 
-    command: Command  # of every trial, but for the values and the name
-    cuts: Any
-    tracking: Any = None
+    def step(self) -> dict[str, Any]:
+        try:
+            return self._relay.results.get(timeout=BEAT)
+        except queue.Empty:
+            return {"step": self._relay.step}
 
-    def __call__(self, config: dict[str, Any]) -> None:
+    def cleanup(self) -> None:
+        """The run saves and gives back what it holds before Tune ends this process."""
+        self._relay.stop.set()
+        self._thread.join()
+
+    def _run(self, config: dict[str, Any], plan: Plan) -> None:
         number = config[NUMBER]
-        recipe = applied(self.command.recipe, {name: value for name, value in config.items() if name != NUMBER})
-        command = replace(self.command, recipe=recipe, run=replace(self.command.run, name=trial_name(number)))
-        tracking = self.tracking and replace(self.tracking, tags={**self.tracking.tags, "trial": str(number)})
-        result = run_on_ray(command, listeners=Listeners(self.cuts, number, tracking), screen=[Scores()])
-        if result.status != "finished" and not ray.get(self.cuts.is_cut.remote(number)):
-            raise RuntimeError(f"stopped at step {result.step} by a signal to its workers")
+        recipe = applied(plan.command.recipe, {name: value for name, value in config.items() if name != NUMBER})
+        command = replace(plan.command, recipe=recipe, run=replace(plan.command.run, name=trial_name(number)))
+        mlflow = plan.mlflow and replace(plan.mlflow, tags={**plan.mlflow.tags, "trial": str(number)})
+        try:
+            if plan.workers == 1:
+                torch.set_num_threads(min(command.launch.cpus_per_worker or 1, torch.get_num_threads()))
+                result = train(recipe, command.run, listeners=[*made(mlflow, shown=False), self._relay])
+            else:
+                result = run_on_ray(command, listeners=partial(made, mlflow, False), screen=[self._relay])
+        except Exception as error:
+            self._relay.results.put({"done": True, "failed": str(error) or type(error).__name__})
+            return
+        if result.status == "finished":
+            self._relay.results.put({"done": True, "finished": True, "step": result.step})
+        elif not self._relay.stop.is_set():
+            reason = f"stopped at step {result.step} by a signal to its workers"
+            self._relay.results.put({"done": True, "failed": reason})

@@ -205,6 +205,11 @@ def test_only_numbers_of_workers_that_share_a_batch_evenly_train() -> None:
             checked(read(f"{line} --data.batch_size 8"))
 
 
+def test_a_run_is_local_unless_it_is_on_ray() -> None:
+    assert read("--workers 2").launch.on == "local"
+    assert read("--workers 2 --on ray").launch.on == "ray"
+
+
 def test_dgseg_train_tells_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="dgseg train: --workers 3: 8 images a step"):
         dgseg(["train", "--workers", "3", "--data.batch_size", "8"])

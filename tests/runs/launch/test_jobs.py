@@ -17,6 +17,8 @@ import pytest
 from dgseg.recipes import to_yaml
 from dgseg.runs.launch.cluster import PRIVATE
 from dgseg.runs.launch.local import run_here
+from dgseg.runs.sweep.record import open_study, trials
+from dgseg.training.storage import open_storage
 from tests.runs.launch.support import command, journalled
 from tests.training.harness import tiny
 
@@ -125,8 +127,8 @@ def test_a_sweep_is_a_job_too(nodes: TwoNodes, tmp_path: Path) -> None:
     line = f"job submit -- python tuning/sweep.py --recipe {recipe} --storage {tmp_path} --name search --trials 2"
     text = said(nodes.ray(f"{line} --cpus-per-worker 1 --device cpu --no-mlflow"))
     assert "succeeded" in text
-    trials = json.loads((tmp_path / "search" / "trials.json").read_text())
-    assert {each["status"] for each in trials} <= {"finished", "stopped"}, text
+    records = trials(open_study(open_storage(tmp_path / "search")))
+    assert [each.status for each in records if each.status not in ("finished", "stopped")] == [], text
     assert (tmp_path / "search" / "winner.yaml").is_file()
 
 
@@ -152,11 +154,12 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from dgseg.runs.launch.cluster import cluster
-from dgseg.runs.launch.main import plainly, status
+from dgseg.cli.errors import user_errors
+from dgseg.runs.launch.main import status
 from dgseg.training.progress import Progress
 from tests.runs.launch.support import KeptAnd, command, disturbed
 given = command(Path({storage!r}), {changes!r}, workers=2, min_workers=1)
-with plainly("elastic"), cluster(given.launch):
+with user_errors("elastic"), cluster(given.launch):
     from dgseg.runs.launch.ray import run_on_ray
     listeners = KeptAnd(disturbed(Path({marks!r}), pause=0.4))
     sys.exit(status(given, run_on_ray(given, listeners=listeners, screen=[Progress()]), None))

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from dgseg.recipes import to_yaml
-from dgseg.runs.launch.failures import WorkerFailed, passing
 from dgseg.runs.launch.local import run_here
 from dgseg.training import NonFiniteLoss
 from dgseg.training.checkpoint import CheckpointError
+from dgseg.training.failures import WorkerFailed, is_retryable
 from tests.runs.launch.support import attempts, command, disturbed, weights
 
 
@@ -77,7 +77,7 @@ def test_gpus_that_ray_would_set_aside_are_not_silently_left_out(tmp_path: Path)
     ],
 )
 def test_which_failures_another_attempt_may_get_past(error: Exception, again: bool) -> None:
-    assert passing(error) == again
+    assert is_retryable(error) == again
 
 
 STARTED = """
@@ -85,10 +85,11 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from dgseg.runs.launch.local import run_here
-from dgseg.runs.launch.main import plainly, status
+from dgseg.cli.errors import user_errors
+from dgseg.runs.launch.main import status
 from tests.runs.launch.support import command, disturbed, KeptAnd
 if __name__ == "__main__":
-    with plainly("dgseg train"):
+    with user_errors("dgseg train"):
         given = command(Path({storage!r}), {{"schedule.steps": 1000}}, workers=2)
         sys.exit(status(given, run_here(given, listeners=KeptAnd(disturbed(Path({marks!r}), pause=0.05))), None))
 """

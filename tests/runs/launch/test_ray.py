@@ -7,26 +7,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from dgseg.runs.launch.cluster import cluster
-from dgseg.runs.launch.config import LaunchConfig
 from dgseg.runs.launch.local import run_here
 from dgseg.training import Listener
 from dgseg.training.listener import RunEnd, RunStart, StepReport
 from dgseg.training.memory import KEEP_FREED
 from tests.runs.launch.support import attempts, command, disturbed, weights
 
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cluster() -> Iterator[None]:
-    with cluster(LaunchConfig(workers=2, cpus_per_worker=1)):
-        yield
+pytestmark = pytest.mark.usefixtures("own_ray")
 
 
 class Screen(Listener):
@@ -67,9 +61,9 @@ def test_what_comes_late_from_a_lost_attempt_is_not_shown(capsys: pytest.Capture
     """Its first worker may notice after Ray has: the run has not failed twice, nor with its traceback."""
     import ray
 
-    from dgseg.runs.launch.driver import follow
-    from dgseg.runs.launch.failures import WorkerFailed
-    from dgseg.runs.launch.mailbox import Mailbox, tell
+    from dgseg.runs.launch.driver import stream_messages
+    from dgseg.runs.launch.mailbox import Mailbox, send
+    from dgseg.training.failures import WorkerFailed
 
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
 
@@ -91,12 +85,12 @@ def test_what_comes_late_from_a_lost_attempt_is_not_shown(capsys: pytest.Capture
                 ("traceback", (0, "of the second\n")),
             ]
             for kind, content in told:
-                ray.get(tell(mailbox, kind, content))
+                ray.get(send(mailbox, kind, content))
             raise RuntimeError("it failed")
 
     screen = Screen()
     with pytest.raises(WorkerFailed, match=r"of the second\n") as error:
-        follow(Trainer(), mailbox, [screen], lambda: "")
+        stream_messages(Trainer(), mailbox, [screen], lambda: "")
     assert screen.told == [("step", 4), ("failed", 4), ("step", 4), ("failed", 4)]
     assert "of the lost attempt" not in str(error.value)
     assert "lost worker 1" in capsys.readouterr().err
@@ -157,8 +151,8 @@ def test_gpus_that_this_machine_has_not(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_mistake_of_ours_comes_with_its_traceback(tmp_path: Path) -> None:
-    from dgseg.runs.launch.failures import WorkerFailed
     from dgseg.runs.launch.ray import run_on_ray
+    from dgseg.training.failures import WorkerFailed
 
     with pytest.raises(WorkerFailed, match=r"(?s)worker 1:\n.*in should_stop.*KeyError: 'lost'.*logs of all"):
         run_on_ray(command(tmp_path, workers=2), listeners=disturbed(tmp_path / "m", fail=(1, KeyError("lost"))))
@@ -190,11 +184,12 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from dgseg.runs.launch.cluster import cluster
-from dgseg.runs.launch.main import plainly, status
+from dgseg.cli.errors import user_errors
+from dgseg.runs.launch.main import status
 from dgseg.training.progress import Progress
 from tests.runs.launch.support import command, disturbed
 given = command(Path({storage!r}), workers=2)
-with plainly("run"), cluster(given.launch):
+with user_errors("run"), cluster(given.launch):
     from dgseg.runs.launch.ray import run_on_ray
     result = run_on_ray(given, listeners=disturbed(Path({marks!r}), pause=0.5), screen=[Progress()])
     sys.exit(status(given, result, None))

@@ -1,12 +1,10 @@
 """Studies: which recipes, by which names, run once; and a small one, really trained."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import dgseg.runs.study.execute as study_execute
 from dgseg.cli import main
 from dgseg.objectives import with_median_frequency
 from dgseg.recipes import differences, named, override
@@ -35,7 +34,7 @@ from dgseg.runs.study.grids import (
 )
 from dgseg.runs.study.report import compared
 from dgseg.runs.study.statistics import SeedDifference
-from dgseg.training import Listener, RunConfig, assemble, train
+from dgseg.training import Listener, RunConfig, RunResult, assemble, train
 from dgseg.training.listener import StepReport
 from tests.training.harness import tiny
 
@@ -131,14 +130,14 @@ def test_a_study_from_the_first_step_to_the_report(grid: Grid, tmp_path: Path):
     # One of the runs was begun before, and stopped in its middle.
     train(runs[1].recipe, RunConfig(name=runs[1].name, storage=storage, device="cpu", stop_after=2))
     assert finished(runs, storage) == {}
-    assert execute(runs, storage, device="cpu", say=said.append, listeners=[steps]).whole
+    assert execute(runs, storage, device="cpu", say=said.append, listeners=[steps]).complete
     assert steps.heard == 4
     assert [line.rpartition(":")[0] for line in said] == [
         "1/4  base, seed 0", "2/4  ours, seed 0", "3/4  base, seed 1", "4/4  ours, seed 1",
     ]  # fmt: skip
     weights = {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/weights.safetensors")}
     said.clear()
-    assert execute(runs, storage, device="cpu", say=said.append, listeners=[steps]).whole
+    assert execute(runs, storage, device="cpu", say=said.append, listeners=[steps]).complete
     assert steps.heard == 4, "nothing is run twice"
     assert said == ["4 of 4 runs are finished already"]
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/weights.safetensors")} == weights
@@ -170,7 +169,7 @@ def test_a_run_that_fails_is_told_of_and_the_others_go_on(grid: Grid, tmp_path: 
     runs, storage = plan(grid, (0,)), str(tmp_path / "runs")
     spoil(tmp_path / "runs" / runs[0].name)
     outcome = execute(runs, storage, device="cpu", say=lambda _: None)
-    assert not outcome.whole
+    assert not outcome.complete
     assert list(outcome.failed) == [runs[0].name]
     assert "mapping of its fields" in outcome.failed[runs[0].name]
     found = compared(grid, runs, finished(runs, storage))
@@ -188,30 +187,10 @@ def test_one_that_is_asked_to_stop_leaves_the_rest(grid: Grid, tmp_path: Path):
     assert [each.name for each in (tmp_path / "runs").iterdir()] == [runs[0].name]
 
 
-def test_processes_at_once(grid: Grid, tmp_path: Path):
+def test_runs_side_by_side(own_ray: None, grid: Grid, tmp_path: Path):
     runs, storage = plan(grid, (0,)), str(tmp_path / "runs")
-    assert execute(runs, storage, workers=2, device="cpu", say=lambda _: None).whole
+    assert execute(runs, storage, jobs=2, device="cpu", say=lambda _: None).complete
     assert set(finished(runs, storage)) == {run.name for run in runs}
-
-
-def test_a_process_that_is_killed_costs_its_runs_alone(grid: Grid, tmp_path: Path):
-    runs, storage = plan(grid, (0, 1)), str(tmp_path / "runs")
-
-    def kill() -> None:
-        while not any((tmp_path / "runs" / run.name / "recipe.yaml").exists() for run in runs):
-            time.sleep(0.05)
-        for process in multiprocessing.active_children():
-            process.kill()
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    outcome = execute(runs, storage, workers=2, device="cpu", say=lambda _: None)
-    killer.join()
-    assert set(outcome.failed) <= {run.name for run in runs[:2]}
-    assert "process was killed" in next(iter(outcome.failed.values()))
-    assert set(finished(runs, storage)) == {run.name for run in runs} - set(outcome.failed)
-    assert {run.name for run in runs[2:]} <= set(finished(runs, storage))
-    assert execute(runs, storage, device="cpu", say=lambda _: None).whole
 
 
 STUDY = """
@@ -224,14 +203,17 @@ from tests.runs.study.test_study import LONG
 
 if __name__ == "__main__":
     grid = Grid("g", "?", [Row("ours", tiny(LONG)), Row("plain", tiny(LONG, "erm-streets"))])
-    outcome = execute(plan(grid, (0,)), {storage!r}, workers=2, device="cpu")
+    outcome = execute(plan(grid, (0,)), {storage!r}, jobs=2, device="cpu")
     sys.exit(130 if outcome.stopped and not outcome.failed else 1)
 """
 LONG: dict[str, object] = {"schedule.steps": 100_000, "train.save_every": 5, "data.validation": [], "data.test": []}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_study_that_is_stopped_leaves_no_process_and_every_run_saved(tmp_path: Path, number: signal.Signals):
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGTERM, signal.SIGKILL))],
+)
+def test_a_study_that_is_stopped_leaves_no_process_and_what_it_saved(tmp_path: Path, number: signal.Signals):
     """Ctrl-C comes to all processes of the terminal, SIGTERM and SIGKILL to the study alone."""
     import psutil
 
@@ -250,22 +232,26 @@ def test_a_study_that_is_stopped_leaves_no_process_and_every_run_saved(tmp_path:
     while len({path.parents[1] for path in saved()}) < 2:
         assert study.poll() is None, study.communicate()[0]
         time.sleep(0.05)
-    workers = psutil.Process(study.pid).children(recursive=True)
+    processes = psutil.Process(study.pid).children(recursive=True)
+    training = [each for each in processes if each.name().startswith("ray::")]
+    assert len(training) >= 2
     if number == signal.SIGINT:
         os.killpg(study.pid, number)
     else:
         study.send_signal(number)
-    said = study.communicate(timeout=300)[0]
-    assert not psutil.wait_procs(workers, timeout=300)[1]
-    assert "Traceback" not in said
-    for run in (tmp_path / "runs").iterdir():
-        end = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-        assert (end["kind"], end["status"]) == ("end", "stopped")
-        assert (run / "checkpoints" / f"step-{end['step']:08d}" / "manifest.json").exists()
+    output = study.communicate(timeout=300)[0]
+    assert not psutil.wait_procs(training, timeout=60)[1]
+    assert "Traceback" not in output
+    assert len({path.parents[1] for path in saved()}) == 2, "the same command resumes from there"
     if number != signal.SIGKILL:
-        assert study.returncode == 130
-        assert "stopping: the runs save first" in said
-        assert "ours, seed 0: stopped" in said
+        assert study.returncode == 130, output
+        assert "stopping: the runs save first" in output
+        assert "ours, seed 0: stopped" in output
+        assert not psutil.wait_procs(processes, timeout=60)[1]
+        for run in (tmp_path / "runs").iterdir():
+            end = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+            assert (end["kind"], end["status"]) == ("end", "stopped")
+            assert (run / "checkpoints" / f"step-{end['step']:08d}" / "manifest.json").exists()
 
 
 DETECTS = {
@@ -307,19 +293,15 @@ def chained() -> Grid:
     )
 
 
-def kill_a_child():
-    while len(children := multiprocessing.active_children()) < 2:  # one alone may die before it has begun
-        time.sleep(0.01)
-    children[0].kill()
-
-
-def test_stages_begin_with_each_others_weights_and_are_asked_for_unknown_objects(chained: Grid, tmp_path: Path):
+def test_stages_begin_with_each_others_weights_and_are_asked_for_unknown_objects(
+    own_ray: None, chained: Grid, tmp_path: Path
+):
     from dgseg.runs.study.detections import detections
 
     runs, storage, said = plan(chained, (0, 1)), str(tmp_path / "runs"), []
     assert len({run.name for run in runs}) == 4
     assert [run.after for run in runs[:4]] == [None, None, None, runs[0].name]
-    assert execute(runs, storage, workers=2, device="cpu", say=said.append).whole
+    assert execute(runs, storage, jobs=2, device="cpu", say=said.append).complete
     for seed in (0, 1):  # nothing but its head was trained, and the head is not in the start
         start, learned = (
             load_file(tmp_path / "runs" / runs[4 * seed + row].name / "weights.safetensors") for row in (0, 3)
@@ -327,16 +309,18 @@ def test_stages_begin_with_each_others_weights_and_are_asked_for_unknown_objects
         assert all(torch.equal(start[name], learned[name]) for name in start if "num_batches" not in name)
         assert set(learned) - set(start) == {"uncertainty.weight"}
     done = finished(runs, storage)
-    killer = threading.Thread(target=kill_a_child)
-    killer.start()
-    with pytest.raises(ChildProcessError, match="the same command goes on"):
-        detections(chained, runs, done, storage, workers=2, device="cpu", say=said.append)
-    killer.join()
-    found = detections(chained, runs, done, storage, workers=2, device="cpu", say=said.append)
-    assert sum("asked by" in line for line in said) == 6
-    again = detections(chained, runs, done, storage, device="cpu", say=said.append)
-    assert again == found
-    assert sum("asked by" in line for line in said) == 6, "nobody is asked twice"
+    weights = tmp_path / "runs" / runs[3].name / "weights.safetensors"
+    weights.rename(weights.with_suffix(".away"))
+    found, outcome = detections(chained, runs, done, storage, jobs=2, device="cpu", say=said.append)
+    assert list(outcome.failed) == [runs[3].name]
+    assert "weights" in outcome.failed[runs[3].name]
+    assert [len(found[label]) for label in ("energy", "Mahalanobis", "learned")] == [2, 2, 1]
+    weights.with_suffix(".away").rename(weights)
+    count = len(said)
+    found, outcome = detections(chained, runs, done, storage, device="cpu", say=said.append)
+    assert outcome.complete
+    assert len(said) == count + 1, "no model is asked twice"
+    assert "AP by learned" in said[-1]
     shown = compared(chained, runs, done, detections=found)
     assert list(shown.groups) == ["energy", "Mahalanobis", "learned"]
     assert {"AUROC", "AP", "FPR95", "mAcc", "fog"} <= set(shown.columns)
@@ -347,17 +331,27 @@ def test_stages_begin_with_each_others_weights_and_are_asked_for_unknown_objects
     assert "AP" in readme
     assert "4 runs, seeds 0, 1" in readme, "rows that ask one model in two ways share its run"
     said.clear()
-    assert execute(runs, storage, device="cpu", say=said.append).whole
+    assert execute(runs, storage, device="cpu", say=said.append).complete
     assert said == ["4 of 4 runs are finished already"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_what_begins_with_a_run_that_failed_is_not_begun(chained: Grid, tmp_path: Path, workers: int):
+def test_what_begins_with_a_run_that_failed_is_not_begun(chained: Grid, tmp_path: Path):
     runs, storage = plan(chained, (0,)), str(tmp_path / "runs")
     spoil(tmp_path / "runs" / runs[0].name)
-    outcome = execute(runs, storage, workers=workers, device="cpu", say=lambda _: None)
+    outcome = execute(runs, storage, device="cpu", say=lambda _: None)
     assert list(outcome.failed) == [runs[0].name, runs[3].name]
     assert outcome.failed[runs[3].name] == f"{runs[0].name}, which it begins with, failed"
+
+
+def test_a_dry_run_that_is_stopped_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupted(*_: object, **__: object) -> RunResult:
+        return RunResult("stopped", 1, "", None, None)
+
+    monkeypatch.setattr(study_execute, "train", interrupted)
+    with pytest.raises(SystemExit) as exit:
+        main(["study", "ablation", "--rows", "baseline", "--seeds", "0", "--dry-run", "--storage", "nowhere"])
+    assert exit.value.code == 130
+    assert capsys.readouterr().err == "dgseg study: stopped; the same command resumes\n"
 
 
 def test_less_false_alarm_is_better():
@@ -370,7 +364,7 @@ def test_less_false_alarm_is_better():
     [
         (["--steps", "0"], "needs at least 1"),
         (["--seeds", "1", "1"], "each once"),
-        (["--workers", "0"], "must be at least 1"),
+        (["--jobs", "0"], "must be at least 1"),
         (["--set", "model.nam=x"], "did you mean model.name"),
         (["--set", "steps"], "FIELD=VALUE"),
         (["--set", "seed=3"], "each of --seeds"),

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dgseg.runs.sweep.record import TrialRecord
 from dgseg.runs.sweep.space import Parameter
@@ -20,8 +21,8 @@ def trials(parameters: Sequence[Parameter], count: int = 16) -> list[TrialRecord
         status = "finished" if len(steps) == 3 else "stopped"
         scores = {step: 0.2 + 0.1 * height + 0.05 * place for place, step in enumerate(steps)}
         found.append(TrialRecord(number, values, status, scores, seconds=60.0 * len(steps)))  # type: ignore[arg-type]
-    found[-1].status, found[-1].scores, found[-1].reason = "failed", {}, "step 7: the loss is not finite\nTerms: …"
-    return found
+    reason = "step 7: the loss is not finite\nTerms: …"
+    return [*found[:-1], replace(found[-1], status="failed", scores={}, reason=reason)]
 
 
 def _drawn(each: Parameter, chance: random.Random) -> object:

@@ -1,56 +1,42 @@
-"""Two runs in turns: each is timed as if it were alone, whatever it has started, and what fails ends both."""
+"""What a sweep costs is read off the files of its runs."""
 
+import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from dgseg.runs.sweep import measure
-from dgseg.runs.sweep.measure import Turns
-
-SPIN = "import time\nwhile time.process_time() < {}: pass"
-
-
-def work(run: Path, seconds: float, status: int = 0) -> None:
-    run.mkdir()
-    (run / "recipe.yaml").touch()
-    subprocess.run([sys.executable, "-c", SPIN.format(seconds)], check=True)
-    if status:
-        raise SystemExit(status)
-    (run / "result.json").touch()
+from dgseg.recipes import to_yaml
+from dgseg.runs.sweep.measure import over, seconds
+from tests.training.harness import tiny
 
 
-def test_runs_in_turns_take_what_they_take_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(measure, "TURN", 0.1)
-    began = time.monotonic()
-    with Turns(work, (tmp_path / "one", 1.0), {}, tmp_path / "one") as one:
-        one.begin()
-        time.sleep(1)  # it stands still
-        with Turns(work, (tmp_path / "other", 2.0), {}, tmp_path / "other") as other:
-            other.begin()
-            while waiting := [each for each in (one, other) if not each.ended]:
-                for each in waiting:
-                    each.turn()
-    assert time.monotonic() - began > one.seconds + other.seconds + 1
-    assert 1.0 <= one.seconds < other.seconds
-    assert other.seconds >= 2.0
-    assert one.startup > 0
+def test_a_run_takes_from_its_recipe_to_its_last_file(tmp_path: Path):
+    for name, at in (("recipe.yaml", 100), ("metrics.jsonl", 190), ("result.json", 160)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (at, at))
+    assert seconds(tmp_path) == 90
 
 
-def test_what_fails_ends_both(tmp_path: Path):
-    def both() -> None:
-        with Turns(work, (tmp_path / "one", 3600.25), {}, tmp_path / "one") as one:
-            one.begin()
-            with Turns(work, (tmp_path / "other", 0.1, 3), {}, tmp_path / "other") as other:
-                other.begin()
-                while True:
-                    other.turn()
+def test_overheads_are_shares_pair_by_pair():
+    assert over([11.0, 24.0], [10.0, 20.0]) == {
+        "mean": pytest.approx(0.15),
+        "standard_error": pytest.approx(0.05),
+        "of_trials": pytest.approx([0.1, 0.2]),
+    }
+    assert over([2.0], [1.0])["standard_error"] is None
 
-    with pytest.raises(measure.Ended) as ended:
-        both()
-    assert ended.value.status == 3
-    there = [each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])]
-    assert SPIN.format(3600.25) not in [each[-1] for each in there if each]
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["asha", "overhead"])
+def test_measured_as_a_user_does(tmp_path: Path, what: str):
+    (tmp_path / "recipe.yaml").write_text(to_yaml(tiny({"schedule.steps": 9, "train.evaluate_every": 1})))
+    words = ["--recipe", "recipe.yaml", "--name", "m", "--trials", "2", "--measure", what, "--device", "cpu"]
+    line = [sys.executable, "-m", "dgseg", "sweep", *words, "--cpus-per-worker", "1", "--no-mlflow"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run(line, cwd=tmp_path, env=environment, check=True)
+    results = json.loads((tmp_path / "runs" / "m.json").read_text())
+    assert results["trials"] == 2
+    assert results["asha_share_of_steps" if what == "asha" else "overhead_of_all"]

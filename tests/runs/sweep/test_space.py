@@ -10,7 +10,6 @@ from dgseg.data.datasets.acdc import CONDITIONS
 from dgseg.recipes import RECIPES, flatten, named, override
 from dgseg.runs.launch.command import parse
 from dgseg.runs.sweep.main import read
-from dgseg.runs.sweep.record import study
 from dgseg.runs.sweep.space import applied, chosen, defaults, outside, spaces
 from dgseg.runs.sweep.summary import command
 from dgseg.runs.sweep.sweep import objective, of_trials
@@ -24,7 +23,7 @@ def test_every_recipe_takes_what_its_space_holds(name: str) -> None:
     found = spaces(recipe)
     assert "optimizer.lr" in [each.name for each in found]
     sampler = optuna.samplers.RandomSampler(seed=0)
-    drawn = study([], found, sampler).ask({each.name: each.distribution for each in found}).params
+    drawn = optuna.create_study(sampler=sampler).ask({each.name: each.distribution for each in found}).params
     changed = flatten(applied(recipe, drawn))
     for each in found:
         own = flatten(recipe)[each.name]
@@ -152,8 +151,8 @@ def test_the_command_line_reads_both_kinds_of_flags() -> None:
     assert (asked.command.run.name, asked.command.launch.workers) == ("x", 2)
     with pytest.raises(ValueError, match="stop-after"):
         read(["flexseg-streets", "--stop-after", "3"])
-    with pytest.raises(ValueError, match="--concurrent is 0"):
-        read(["flexseg-streets", "--concurrent", "0"])
+    with pytest.raises(ValueError, match="--jobs is 0"):
+        read(["flexseg-streets", "--jobs", "0"])
 
 
 def test_what_is_searched_may_stand_in_a_file_of_ones_own(tmp_path: Path) -> None:
