@@ -65,8 +65,15 @@ inline bool painted(const Street& s, float lateral, float z) {
   return s.edge_lines && size(from_middle - driving + 0.22f) < 0.08f;
 }
 
+// Noise of a row of the ground, which lies at one depth.
+struct GroundNoise {
+  float edge;         // of the buildings' shadow
+  float broad, fine;  // of the surface, at one place
+};
+
 // Which label, what colour and how much snow stays, at one place on the ground.
-inline void ground_at(const Brush& brush, const Street& s, float lateral, float z, float shadow_edge, Texel& texel) {
+inline void ground_at(const Brush& brush, const Street& s, float lateral, float z, float shadow_edge,
+                      const GroundNoise& noises, Texel& texel) {
   const Style& style = brush.style;
   const int side = lateral > 0;
   const float beyond = size(lateral) - s.edge(side);
@@ -78,10 +85,9 @@ inline void ground_at(const Brush& brush, const Street& s, float lateral, float 
   Colour light = style.ambient + style.sun * style.to_sun.y;
   if (style.sun.r > 0.1f) {
     const float across = style.to_sun.x < 0 ? lateral : -lateral;
-    if (across < shadow_edge + 1.5f * noise(z * 0.12f, 0.3f, s.seed)) light = style.ambient;
+    if (across < shadow_edge + 1.5f * noises.edge) light = style.ambient;
   }
-  const float grain = style.grain, broad = noise2(lateral * 0.5f, z * 0.25f, s.seed + 1);
-  const float fine = fade * noise(lateral * 7.0f * grain, z * 3.5f * grain, s.seed + 2);
+  const float broad = noises.broad, fine = fade * noises.fine;
   if (texel.label == kRoad) {
     const float tread = size(fraction((lateral + 100.0f * s.lane) / s.lane * 2.0f) - 0.5f);  // two tracks to a lane
     texel.colour = style.asphalt * (1.0f + style.texture * (0.8f * broad + 0.9f * fine) - 0.05f * tread);
@@ -109,15 +115,24 @@ inline void ground_at(const Brush& brush, const Street& s, float lateral, float 
 inline void ground(Brush& brush, const Street& s, float shadow_edge) {
   Canvas& canvas = brush.canvas;
   const Camera& camera = canvas.camera;
-  const float step = 1.0f / camera.focal;
+  const float step = 1.0f / camera.focal, grain = brush.style.grain;
+  Scratch<float> lateral(canvas.width), broad(canvas.width), fine(canvas.width);
   for (int y = 0; y < canvas.height; ++y) {
     const float down = (float(y) + 0.5f - camera.horizon) * step;
     if (down <= 0) continue;
     const float z = least(camera.height / down, 2000.0f), near = 1.0f / z, bend = s.centre(least(z, 220.0f));
+    for (int x = 0; x < canvas.width; ++x)
+      lateral[x] = camera.x + (float(x) + 0.5f - camera.centre_x) * step * z - bend;
+    GroundNoise noises{};
+    if (canvas.shaded) {
+      noises.edge = noise(z * 0.12f, 0.3f, s.seed);
+      noise2_row(lateral.get(), 1, 0.5f, z * 0.25f, s.seed + 1, canvas.width, broad.get());
+      noise_row(lateral.get(), 7.0f, grain, z * 3.5f * grain, s.seed + 2, canvas.width, fine.get());
+    }
     for (int x = 0; x < canvas.width; ++x) {
-      const float lateral = camera.x + (float(x) + 0.5f - camera.centre_x) * step * z - bend;
+      if (canvas.shaded) noises.broad = broad[x], noises.fine = fine[x];
       Texel texel;
-      ground_at(brush, s, lateral, z, shadow_edge, texel);
+      ground_at(brush, s, lateral[x], z, shadow_edge, noises, texel);
       canvas.set(int64_t(y) * canvas.width + x, texel, near);
     }
   }
@@ -127,17 +142,21 @@ inline void sky(Brush& brush, uint32_t seed) {
   Canvas& canvas = brush.canvas;
   const Style& style = brush.style;
   const float step = 1.0f / canvas.camera.focal;
+  Scratch<float> across(canvas.width), clouds(canvas.width);
   for (int y = 0; y < canvas.height; ++y) {
     const float up = (canvas.camera.horizon - float(y) - 0.5f) * step;
     if (up < 0) continue;
     const Colour base = blend(style.sky_low, style.sky_top, smooth(0, 0.5f, up));
+    if (canvas.shaded) {
+      const float far = 1.0f / (up + 0.15f);
+      for (int x = 0; x < canvas.width; ++x) across[x] = (float(x) + 0.5f - canvas.camera.centre_x) * step;
+      noise2_row(across.get(), far, 1.2f, far * 1.6f, seed, canvas.width, clouds.get());
+    }
     for (int x = 0; x < canvas.width; ++x) {
       Texel texel;
       texel.label = kSky;
       if (canvas.shaded) {
-        const float across = (float(x) + 0.5f - canvas.camera.centre_x) * step, far = 1.0f / (up + 0.15f);
-        const float cloud = noise2(across * far * 1.2f, far * 1.6f, seed);
-        const float cover = smooth(0.9f - 1.6f * style.clouds, 1.3f - 1.2f * style.clouds, cloud) * 0.75f;
+        const float cover = smooth(0.9f - 1.6f * style.clouds, 1.3f - 1.2f * style.clouds, clouds[x]) * 0.75f;
         texel.colour = blend(base, blend(style.sky_low, Colour{1, 1, 1} * luma(style.sky_low), 0.8f), cover);
         texel.glow = 1;
       }

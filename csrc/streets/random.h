@@ -44,7 +44,7 @@ inline uint32_t lattice(int x, int y, uint32_t seed) {
 }
 
 // Smooth noise in [-1, 1] with one lattice point per unit.
-inline float noise(float x, float y, uint32_t seed) {
+[[gnu::always_inline]] inline float noise_inline(float x, float y, uint32_t seed) {
   const int i = floor_int(x), j = floor_int(y);
   float u = x - float(i), v = y - float(j);
   u = u * u * (3.0f - 2.0f * u);
@@ -55,8 +55,23 @@ inline float noise(float x, float y, uint32_t seed) {
   return 2.0f * (top + v * (bottom - top)) - 1.0f;
 }
 
+[[gnu::always_inline]] inline float noise2_inline(float x, float y, uint32_t seed) {
+  return 0.65f * noise_inline(x, y, seed) + 0.35f * noise_inline(2.1f * x + 5.0f, 2.1f * y, seed ^ 0x51ed27u);
+}
+
+inline float noise(float x, float y, uint32_t seed) { return noise_inline(x, y, seed); }
 inline float noise2(float x, float y, uint32_t seed) {
   return 0.65f * noise(x, y, seed) + 0.35f * noise(2.1f * x + 5.0f, 2.1f * y, seed ^ 0x51ed27u);
+}
+
+// Along a row of places (x[i] * first * second, y): many at once, by the vectors that these loops become.
+inline void noise_row(const float* __restrict x, float first, float second, float y, uint32_t seed, int count,
+                      float* __restrict out) {
+  for (int i = 0; i < count; ++i) out[i] = noise_inline(x[i] * first * second, y, seed);
+}
+inline void noise2_row(const float* __restrict x, float first, float second, float y, uint32_t seed, int count,
+                       float* __restrict out) {
+  for (int i = 0; i < count; ++i) out[i] = noise2_inline(x[i] * first * second, y, seed);
 }
 
 }  // namespace
