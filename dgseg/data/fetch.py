@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from dgseg.data.dataset import CorruptFile, DataError, Dataset
+from dgseg.data.parallel import in_threads
 from dgseg.data.sample import Draw, LazySample, Sample, generator
 from dgseg.data.samplers.base import Purpose
 
@@ -67,8 +68,9 @@ class Fetcher:
     labelled: bool = True
 
     def __call__(self, step: int, draws: Sequence[Draw]) -> Loaded:
-        corrupt: list[Corrupt] = []
-        loaded = [self._load(draw, corrupt) for draw in draws]
+        made = in_threads(self._load, draws)
+        loaded = [(draw, views) for draw, views, _ in made]
+        corrupt = [each for _, _, found in made for each in found]
         names = list(loaded[0][1])
         for draw, views in loaded:
             if list(views) != names or ORIGINAL not in views:
@@ -84,14 +86,15 @@ class Fetcher:
             corrupt,
         )
 
-    def _load(self, draw: Draw, corrupt: list[Corrupt]) -> tuple[Draw, Mapping[str, Sample]]:
-        chosen = draw
+    def _load(self, draw: Draw) -> tuple[Draw, Mapping[str, Sample], list[Corrupt]]:
+        """The draw as it was loaded, its views, and the corrupt files that it met."""
+        chosen, corrupt = draw, list[Corrupt]()
         for attempt in range(ATTEMPTS):
             try:
                 sample = self.sources[chosen.source].lazy(chosen.index)
                 if not self.labelled:
                     sample = _unlabelled(sample)
-                return chosen, self.pipeline(sample, generator(self.seed, draw.number, self.purpose), chosen)
+                return chosen, self.pipeline(sample, generator(self.seed, draw.number, self.purpose), chosen), corrupt
             except CorruptFile as error:
                 corrupt.append(Corrupt(error.path, str(error), draw.number))
                 # By (seed, draw) alone, so that any worker finds the same; it need not hold the wanted class.

@@ -1,14 +1,19 @@
-"""One function over many indices in a pool of processes."""
+"""One function over many indices in a pool of processes, or over a few things in torch's own number of threads."""
 
+import functools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+import torch
+
 from dgseg.data.dataset import DataError
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _function: Callable[[int], Any]
@@ -61,3 +66,23 @@ def _remember(function: Callable[[int], Any]) -> None:
 
 def _run(indices: Iterable[int]) -> list[Any]:
     return [_function(index) for index in indices]
+
+
+def in_threads(function: Callable[[S], T], things: Sequence[S]) -> list[T]:
+    """[function(each) for each in things], in as many threads as torch has in this one: decoders, renderers and torch's
+    operators let go of the interpreter. In a loader's process, where torch has one, just that."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(things) < 2:
+        return [function(each) for each in things]
+    return list(_threads(threads).map(function, things))
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """In which torch's operators take one thread each: their teams would have more threads than there are cores."""
+    pool = ThreadPoolExecutor(count, "dgseg data", torch.set_num_threads, (1,))
+    started = threading.Barrier(count)
+    for each in [pool.submit(started.wait) for _ in range(count)]:
+        each.result()
+    torch.set_num_threads(count)  # of threads that are started from now on
+    return pool

@@ -50,7 +50,7 @@ class DataConfig:
     shares: tuple[float, ...] | None = None
     """of the sources in every batch; None: by their sizes"""
     loaders: int = 2
-    """processes per worker that decode and augment; 0: the worker itself"""
+    """processes per worker that decode and augment; 0: the worker itself, in as many threads as torch has"""
     target: TargetConfig | None = None
     validation: tuple[str, ...] = ()
     """scored during the run: decides which checkpoint is the best. No target may stand here"""

@@ -101,6 +101,20 @@ def test_workers_change_nothing(workers):
         assert_same(one, other)
 
 
+def test_threads_change_nothing_and_leave_torchs_number_alone():
+    """Without workers, images are loaded in as many threads as torch has."""
+    before, loaded = torch.get_num_threads(), {}
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            loaded[threads] = batches(5, target=target())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(loaded[1], loaded[3], strict=True):
+        assert_same(one, other)
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_together_see_what_one_alone_sees(world_size):
     ranks = [batches(4, rank=rank, world_size=world_size, target=target()) for rank in range(world_size)]
