@@ -49,7 +49,7 @@ def evaluate(
 
     model: on `device`, whole on every rank; its modes are put back afterwards. batch_size: images at once, or windows
     of one image where the protocol has windows. workers: processes that load. classes: score these alone. on_image,
-    progress (done, of how many): of this rank's images.
+    progress (done, of how many): of this rank's images. on_image is called in the threads that score, in any order.
 
     extras: what else to count. "boundary": error by distance, boundary IoU. "calibration". "ood": how well pixels of no
     class are found, by each of `scorers` (None: scorers.STANDARD, what costs no more than the logits). "components": of
@@ -128,9 +128,8 @@ def _counted(counts: Counts, batches: Iterator[Loaded]) -> Generator[Loaded]:
             yield loaded
         return
     threads = torch.get_num_threads()
-    # `on_image` hears one image after the other; what torch.compile made runs in one thread at a time.
-    alone = counts.on_image is not None or counts.compiled
-    parts = [counts.empty() for _ in range(1 if alone else threads)]
+    # What torch.compile made runs in one thread at a time.
+    parts = [counts.empty() for _ in range(1 if counts.compiled else threads)]
     free: SimpleQueue[Counts] = SimpleQueue()
     for part in parts:
         free.put(part)
