@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,9 +52,7 @@ class Saver:
             if not (begun and self.folder.exists(RECIPE)):
                 self.folder.write(RECIPE, to_yaml(self.recipe).encode())
                 return
-            changed = differences(from_yaml(self.folder.read(RECIPE).decode()), self.recipe)
-            changed.pop("name", None)  # recipes may be renamed; what they train stays
-            if changed:
+            if changed := self._changes(self.folder.read(RECIPE).decode()):
                 listed = "; ".join(f"{key}: {old} there, {new} here" for key, (old, new) in list(changed.items())[:8])
                 raise ValueError(
                     f"the run {name!r} in {without_secrets(self.config.storage)} belongs to another recipe ({listed}). "
@@ -75,9 +74,7 @@ class Saver:
         if step is None:
             return
         loaded = newest or self.checkpoints.load_step(step)
-        # Both as they are read back: a field written as 2 is 2.0 to a recipe that comes from a file.
-        was, is_ = (to_yaml(from_yaml(text)) for text in (loaded.state["recipe"], to_yaml(self.recipe)))
-        if was != is_:
+        if self._changes(loaded.state["recipe"]):
             raise ValueError(f"{self.folder.url}: the checkpoint of step {step} is another recipe's")
         loop.strategy.load_state(loaded.state)
         loop.strategy.load_files(Path(loaded.path), loaded.state["world_size"])
@@ -131,6 +128,13 @@ class Saver:
         """After another error, which is the one to report."""
         with suppress(CheckpointError):
             self.checkpoints.wait()
+
+    def _changes(self, saved: str) -> dict[str, tuple[Any, Any]]:
+        """What this recipe has otherwise than a saved one. Recipes may be renamed: what they train stays."""
+        # Both as they are read back: a field written as 2 is 2.0 to a recipe that comes from a file.
+        changes = differences(from_yaml(saved), from_yaml(to_yaml(self.recipe)))
+        changes.pop("name", None)
+        return changes
 
     def _check_lock(self) -> None:
         if self.lock is not None:

@@ -261,6 +261,14 @@ def test_a_name_belongs_to_one_recipe(tmp_path: Path) -> None:
         go(tmp_path, LEAN | {"objective.ube.alpha": 4})
 
 
+def test_a_run_resumes_under_its_recipes_new_name(tmp_path: Path) -> None:
+    go(tmp_path, LEAN, stop_after=1)
+    run = RunConfig(storage=str(tmp_path), name="run", device="cpu", stop_after=2)
+    ear = Ear()
+    assert train(replace(tiny(LEAN), name="renamed"), replace(run, log_every=1), listeners=[ear]).step == 2
+    assert [report.step for report in ear.steps] == [2], "it resumed"
+
+
 def test_a_name_is_free_until_something_is_saved(tmp_path: Path) -> None:
     """A wrong path is told, mended and given again: the mistake must not own the name."""
     with pytest.raises((ValueError, OSError), match="nowhere"):
