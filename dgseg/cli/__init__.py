@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 from dgseg import __version__
 from dgseg.cli.errors import user_errors
 
-# verb -> (module, what `--help` says). A module has add_arguments(parser) and main(arguments) -> exit status, and may
-# have a DESCRIPTION for its own --help; or it has VERBS of its own; or it reads the rest of the command line itself, in
-# command_line(argv) -> exit status. RESUME says how a command that was stopped is resumed.
+# verb -> (module, what `--help` says). A module has a dataclass Arguments, a DESCRIPTION, EXAMPLES and main(arguments)
+# -> exit status; or add_arguments(parser) in place of the dataclass; or VERBS of its own; or it reads the rest of the
+# command line itself, in command_line(argv) -> exit status. RESUME says how a command that was stopped is resumed.
 VERBS = {
     "bench": ("dgseg.cli.bench", "microbenchmarks, each beside what one would use instead"),
     "compare": ("dgseg.cli.compare", "runs side by side: means over seeds, differences from a baseline"),
@@ -79,6 +80,9 @@ def _dispatch(program: str, description: str, verbs: Mapping[str, tuple[str, str
     subparsers = parser.add_subparsers(dest="verb", metavar="<verb>", required=True)
     for verb, (_, summary) in verbs.items():
         subparsers.add_parser(verb, help=summary, add_help=False)
+    word = next(iter(argv), "")
+    if word not in verbs and not word.startswith("-") and (near := get_close_matches(word, verbs, 2, 0.5)):
+        parser.error(f"there is no {program} {word}; did you mean {' or '.join(near)}?")
     # Only the verb is parsed here: its own module, and torch with it, loads after `--help` has answered.
     known, rest = parser.parse_known_args(argv)
     name, summary = verbs[known.verb]
@@ -94,6 +98,11 @@ def _dispatch(program: str, description: str, verbs: Mapping[str, tuple[str, str
 def _run(module: Any, program: str, summary: str, argv: Sequence[str]) -> int:
     if hasattr(module, "command_line"):
         return int(module.command_line(argv))
+    if hasattr(module, "Arguments"):
+        from dgseg.cli.arguments import parse
+
+        words = {"prog": program, "description": module.DESCRIPTION, "examples": module.EXAMPLES}
+        return int(module.main(parse(module.Arguments, argv, **words)))
     verb_parser = argparse.ArgumentParser(prog=program, description=getattr(module, "DESCRIPTION", summary))
     module.add_arguments(verb_parser)
     return int(module.main(verb_parser.parse_args(argv)))

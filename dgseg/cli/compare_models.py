@@ -1,22 +1,23 @@
 """dgseg compare-models: is B better than A, or is it noise, and where do they differ?"""
 
-import argparse
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
 from dgseg import __version__
-from dgseg.cli import model_arguments, two_models
+from dgseg.cli import model_arguments
+from dgseg.cli.arguments import File, OmitArgPrefixes, ProtocolName, Specs, TwoWeights, Work, arg
 from dgseg.cli.data.progress import advanced_by, progress_bar
 from dgseg.data.dataset import Dataset
 from dgseg.evaluation import Evaluation, evaluate, protocol_named
 from dgseg.evaluation.bootstrap import ALL
 from dgseg.evaluation.comparison import (
     EXTRAS,
-    RULE,
     Comparison,
     boundary_table,
     compare,
@@ -26,7 +27,6 @@ from dgseg.evaluation.comparison import (
 from dgseg.evaluation.evaluate import check
 from dgseg.evaluation.loading import scored_dataset
 from dgseg.evaluation.pictures import Example
-from dgseg.evaluation.protocols import NAMES
 from dgseg.models.base import SegmentationModel
 
 DESCRIPTION = (
@@ -35,122 +35,135 @@ DESCRIPTION = (
     "be claimed. Also errors by distance to class boundaries, and the images in which the two differ most, side by "
     "side. An image that cannot be read is named and skipped; the exit status is then 1."
 )
+EXAMPLES = """\
+  dgseg compare-models runs/erm/weights.safetensors runs/flexseg/weights.safetensors --data streets=fog streets=night
+  dgseg compare-models a.safetensors b.pth --model-b segformer_b0 --data cityscapes=/data/cityscapes --html ab.html"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    two_models.add_arguments(parser, b="required")
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="SPEC",
-        help="name=path[@split][,option=value]; without a split the one that is scored: val, or streets' test",
-    )
-    parser.add_argument(
-        "-o",
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="write comparison.json and .csv there (in fractions), the plots, and a panel of pictures per domain",
-    )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="a page that holds everything, pictures included")
-    parser.add_argument("--pictures", type=int, default=2, metavar="N", help=f"{RULE} N of each (default: 2)")
-    parser.add_argument(
-        "--protocol",
-        choices=NAMES,
-        default="native",
-        help="how images are shown: whole at their own size (native, streets), or as in FLEX-Seg's tables (paper: by "
-        "each model's name), or Cityscapes at 512x1024 (realtime); default: native",
-    )
-    parser.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the interval (default: 0.95)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
-    parser.add_argument("--precision", choices=list(model_arguments.PRECISIONS), default="float32", help="(float32)")
-    parser.add_argument("--batch", type=int, default=4, help="images, or windows, at once (default: 4)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that load (default: 2)")
+@dataclass(frozen=True)
+class Output:
+    """What is written."""
+
+    out: Annotated[Path | None, arg(metavar="FOLDER", aliases=["-o"])] = None
+    """comparison.json and .csv (in fractions), the plots, and a panel of pictures per domain."""
+    html: File = None
+    """A page that holds everything, pictures included."""
+    pictures: Annotated[int, arg(metavar="N")] = 2
+    """Per domain: the images in which B gains most over A, and as many in which it loses most."""
 
 
-def main(arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class Bootstrap:
+    """How noise is told from a difference."""
+
+    resamples: Annotated[int, arg(metavar="N")] = 10_000
+    confidence: float = 0.95
+    """Of the interval."""
+    seed: int = 0
+    """Of the resampling."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    models: OmitArgPrefixes[TwoWeights]
+    data: Specs
+    """name=path[@split][,option=value]; without a split the one that is scored: val, or streets' test."""
+    bootstrap: OmitArgPrefixes[Bootstrap]
+    work: OmitArgPrefixes[Work]
+    output: OmitArgPrefixes[Output]
+    protocol: ProtocolName = "native"
+
+
+def main(arguments: Arguments) -> int:
     _check(arguments)
-    model_arguments.check_outputs(arguments.html, folders=[arguments.out])
+    output = arguments.output
+    model_arguments.check_outputs(output.html, folders=[output.out])
     datasets = [scored_dataset(spec) for spec in arguments.data]
     if any(dataset.domain == ALL for dataset in datasets):
         raise ValueError(f"{ALL} is what the mean over domains is called: give that folder another name (domain=…)")
-    device = model_arguments.torch_device(arguments.device)
-    models = two_models.loaded(arguments, device)
+    device = arguments.work.torch_device
+    models = arguments.models.load(device)
     a, b = _evaluations(arguments, models, datasets, device)
-    found = compare(a, b, resamples=arguments.resamples, confidence=arguments.confidence, seed=arguments.seed)
-    names, how = two_models.described(arguments, models), _how(arguments, found)
+    found = compare(a, b, **vars(arguments.bootstrap))
+    names, how = arguments.models.describe(models), _how(arguments.bootstrap, found)
     for name, what in names.items():
         print(f"{name}: {what}")
     print(how)
-    print("\n".join(f"\n{table.text()}" for table in (scores_table(found), boundary_table(found))))
+    for table in (scores_table(found), boundary_table(found)):
+        print()
+        table.show()
     for name in a.domains:
         if name not in found.differences:
             print(f"{name}: no image has a labelled pixel, there is nothing to compare")
     for sample, reason in a.corrupt.items():
         print(f"could not be read and is in no score: {sample}: {reason}")
     shown = {}
-    if arguments.pictures and (arguments.out or arguments.html):
-        shown = side_by_side(models, datasets, found, arguments.pictures, device)
-    if arguments.out:
-        _write_folder(arguments.out, found, names, how, shown)
-    if arguments.html:
+    if output.pictures and (output.out or output.html):
+        shown = side_by_side(models, datasets, found, output.pictures, device)
+    if output.out:
+        _write_folder(output.out, found, names, how, shown)
+    if output.html:
         from dgseg.evaluation.comparison_page import comparison_page
 
-        arguments.html.parent.mkdir(parents=True, exist_ok=True)
-        arguments.html.write_text(comparison_page(found, names, how, shown), encoding="utf-8")
-        print(f"wrote {arguments.html}")
+        output.html.parent.mkdir(parents=True, exist_ok=True)
+        output.html.write_text(comparison_page(found, names, how, shown), encoding="utf-8")
+        print(f"wrote {output.html}")
     return 1 if a.corrupt else 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(arguments: Arguments) -> None:
     """What can be refused before an hour of scoring."""
-    if arguments.resamples < 1 or not 0 < arguments.confidence < 1 or arguments.seed < 0:
+    bootstrap = arguments.bootstrap
+    if arguments.models.b is None:
+        raise ValueError("name the weights of two models, A and B")
+    if bootstrap.resamples < 1 or not 0 < bootstrap.confidence < 1 or bootstrap.seed < 0:
         raise ValueError("--resamples must be at least 1, --confidence between 0 and 1, --seed at least 0")
-    if arguments.pictures < 0:
+    if arguments.output.pictures < 0:
         raise ValueError("--pictures must be at least 0")
 
 
 def _evaluations(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     models: Mapping[str, SegmentationModel],
     datasets: Sequence[Dataset],
     device: torch.device,
 ) -> list[Evaluation]:
+    options = arguments.work.options()
     protocols = [protocol_named(arguments.protocol, model.architecture) for model in models.values()]
     for protocol in protocols:
-        check(datasets, protocol, batch_size=arguments.batch, workers=arguments.workers, extras=EXTRAS)
-    found = []
-    with progress_bar("images", len(models) * sum(map(len, datasets))) as progress:
-        for model, protocol in zip(models.values(), protocols, strict=True):
-            found.append(
-                evaluate(
-                    model,
-                    datasets,
-                    protocol,
-                    batch_size=arguments.batch,
-                    workers=arguments.workers,
-                    device=device,
-                    extras=EXTRAS,
-                    autocast=model_arguments.PRECISIONS[arguments.precision],
-                    progress=advanced_by(progress),
-                )
+        check(
+            datasets,
+            protocol,
+            batch_size=options["batch_size"],
+            workers=options["workers"],
+            extras=EXTRAS,
+        )
+    images = sum(len(range(len(each))[: options["limit"]]) for each in datasets)
+    with progress_bar("images", len(models) * images) as progress:
+        return [
+            evaluate(
+                model,
+                datasets,
+                protocol,
+                device=device,
+                extras=EXTRAS,
+                progress=advanced_by(progress, images),
+                **options,
             )
-    return found
+            for model, protocol in zip(models.values(), protocols, strict=True)
+        ]
 
 
-def _how(arguments: argparse.Namespace, found: Comparison) -> str:
+def _how(bootstrap: Bootstrap, found: Comparison) -> str:
     protocols = dict.fromkeys((found.a.describe(), found.b.describe()))
     said = [next(iter(protocols))] if len(protocols) == 1 else [f"A: {found.a.describe()}", f"B: {found.b.describe()}"]
     first = next(iter(found.differences.values()))
-    bootstrap = (
-        f"Paired bootstrap over images, {arguments.resamples:,} resamplings, seed {arguments.seed}: "
+    method = (
+        f"Paired bootstrap over images, {bootstrap.resamples:,} resamplings, seed {bootstrap.seed}: "
         f"{100 * first.confidence:g} % interval of the difference, and a two-sided p. It knows the noise of which "
         "images were scored, not that of training again with another seed."
     )
-    said.append(textwrap.fill(bootstrap, 118, subsequent_indent="  "))
+    said.append(textwrap.fill(method, 118, subsequent_indent="  "))
     return "\n".join(said)
 
 

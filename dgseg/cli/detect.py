@@ -1,33 +1,33 @@
-"""dgseg detect: how well models tell what no class covers."""
+"""dgseg detect: `dgseg evaluate --scorers` of several models at once, in one table."""
 
-import argparse
-import csv
 import json
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 from dgseg.cli import model_arguments
+from dgseg.cli.arguments import File, OmitArgPrefixes, Positional, Specs, Work, arg, run_name
 from dgseg.cli.data.progress import advanced_by, progress_bar
+from dgseg.cli.evaluate import Fit
 from dgseg.data.dataset import Dataset
 from dgseg.data.datasets import parse_spec
 from dgseg.evaluation.detection import Detection, detect, table
 from dgseg.evaluation.loading import scored_dataset
-from dgseg.evaluation.scorers import NAMES, scorers_of
+from dgseg.evaluation.report.table import csv_text, finite
+from dgseg.evaluation.scorers import NAMES
 from dgseg.models.trained import trained
 
-DESCRIPTION = textwrap.fill(
+DESCRIPTION = (
     "Scores how well models find objects of no known class, beside how well they tell the known ones: AUROC, AP and "
     "FPR95 of pixels; sIoU, PPV and F1 of components above the threshold of the best pixel F1; mIoU and mAcc. Images "
     "are shown whole, at their own size; one that cannot be read is named and skipped, and the exit status is then 1. "
-    "Scorers: "
-    + ", ".join(NAMES)
-    + "; learned is the model's uncertainty head; mahalanobis is fitted to training images first (--fit).",
-    100,
+    f"Scorers: {', '.join(NAMES)}; learned is the model's uncertainty head; mahalanobis is fitted to training images "
+    "first (--fit)."
 )
-EPILOG = """examples:
+QUERY = "[LABEL=]WEIGHTS:SCORER[,SCORER…]"
+EXAMPLES = """\
   dgseg detect start=runs/detect-streets-start/weights.safetensors:max_softmax,odin,mahalanobis,energy \\
     method=runs/detect-streets-stage2/weights.safetensors:learned \\
     --data streets=fog@test,unknown=true streets=night@test,unknown=true --fit streets=game@train
@@ -35,85 +35,87 @@ EPILOG = """examples:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ModelQuery:
     label: str
     weights: Path
     scorers: tuple[str, ...]
 
 
-def asked(text: str) -> Asked:
-    """[LABEL=]WEIGHTS:SCORER[,SCORER…]"""
+@dataclass(frozen=True)
+class Output:
+    """What is written."""
+
+    json: File = None
+    """Every row, in fractions."""
+    csv: File = None
+    """Every row, in fractions."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    models: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="[LABEL=]WEIGHTS:SCORER[,SCORER…]", help_behavior_hint="")
+    ]
+    """Weights that say their architecture, and how they are scored; LABEL stands in the table."""
+    data: Specs
+    """name=path[@split][,option=value]; without a split the one that is scored: val, or streets' test."""
+    mahalanobis: OmitArgPrefixes[Fit]
+    work: OmitArgPrefixes[Work]
+    output: OmitArgPrefixes[Output]
+
+
+def query(text: str) -> ModelQuery:
+    """A model and its scorers, as QUERY has them."""
     where, colon, names = text.rpartition(":")
     label, equals, weights = where.partition("=")
     if "/" in label:  # of a folder's name, as in runs/lr=0.1/weights.safetensors
         label, equals, weights = "", "", where
     scorers = tuple(names.split(","))
     if not colon or not where or not all(scorers):
-        raise argparse.ArgumentTypeError(f"{text!r}: write [LABEL=]WEIGHTS:SCORER[,SCORER…], as w.safetensors:energy")
+        raise ValueError(f"{text!r}: write {QUERY}, as w.safetensors:energy")
     if unknown := [name for name in scorers if name not in NAMES]:
-        raise argparse.ArgumentTypeError(f"there is no scorer {unknown[0]!r}; there are {', '.join(NAMES)}")
+        raise ValueError(f"there is no scorer {unknown[0]!r}; there are {', '.join(NAMES)}")
     if not equals:
-        path = Path(where)
-        folder = path.absolute().parent.name
-        return Asked(folder if folder and path.name == "weights.safetensors" else path.stem, path, scorers)
-    return Asked(label, Path(weights), scorers)
+        label, weights = run_name(Path(where)), where
+    return ModelQuery(label, Path(weights), scorers)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
-    parser.add_argument(
-        "models",
-        type=asked,
-        nargs="+",
-        metavar="[LABEL=]WEIGHTS:SCORER[,SCORER…]",
-        help="weights that say their architecture, and how they are asked; LABEL stands in the table",
-    )
-    parser.add_argument(
-        "--data", nargs="+", action="extend", required=True, metavar="SPEC", help="name=path[@split][,option=value]"
-    )
-    parser.add_argument("--fit", metavar="SPEC", help="labelled training images, for mahalanobis")
-    parser.add_argument("--fit-images", type=int, default=100, metavar="N", help="so many of them (default: 100)")
-    parser.add_argument("--limit", type=int, metavar="N", help="images of each data set (default: all)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every row, in fractions")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="every row, in fractions")
-    parser.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU if there is one)")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    _check(arguments)
-    model_arguments.check_outputs(arguments.json, arguments.csv)
+def main(arguments: Arguments) -> int:
+    if not arguments.models:
+        raise ValueError(f"name models and how they are scored: {QUERY}")
+    queries = [query(text) for text in arguments.models]
+    _check(queries, arguments)
+    output, options, device = arguments.output, arguments.work.options(), arguments.work.torch_device
+    model_arguments.check_outputs(output.json, output.csv)
     datasets = [scored_dataset(spec) for spec in arguments.data]
-    training = None if arguments.fit is None else scored_dataset(arguments.fit)
-    device = model_arguments.torch_device(arguments.device)
-    images = sum(min(len(each), arguments.limit or len(each)) for each in datasets)
-    found: dict[str, list[Detection]] = {}
-    broken: dict[str, str] = {}
-
-    # All are there, and can be asked so, before the first is.
+    # Every model is there, and can be scored so, before the first is.
     ready = {}
-    for each in arguments.models:
+    for each in queries:
         model = trained(each.weights).to(device)
-        ready[each.label] = model, scorers_of(model, each.scorers, training, arguments.fit_images)
+        ready[each.label] = model, arguments.mahalanobis.scorers(model, each.scorers)
+    images = sum(len(range(len(each))[: options["limit"]]) for each in datasets)
+    found: dict[str, list[Detection]] = {}
+    corrupt: dict[str, str] = {}
     with progress_bar("images", images * len(ready)) as progress:
         for label, (model, scorers) in ready.items():
-            found[label], evaluation = detect(
-                model, datasets, scorers, limit=arguments.limit, device=device, progress=advanced_by(progress)
-            )
-            broken |= evaluation.corrupt
+            advance = advanced_by(progress, images)
+            found[label], evaluation = detect(model, datasets, scorers, device=device, progress=advance, **options)
+            corrupt |= evaluation.corrupt
     # First of all: a file that cannot be written must not take the scores along.
-    print(table(found).text())
-    print(f"\n{', '.join(f'{each.domain}: {_images(each, arguments.limit)}' for each in datasets)}")
+    table(found).show()
+    limit = options["limit"]
+    print(f"\n{', '.join(f'{each.domain}: {_images(each, limit)}' for each in datasets)}")
     if bare := dict.fromkeys(row.dataset for rows in found.values() for row in rows if math.isnan(row.ap)):
         print(f"\n{', '.join(bare)}: no pixel of an unknown object (the streets world has some with unknown=true)")
-    if broken:
-        print(f"\n{len(broken)} images could not be read and are in no score:")
-        for where, reason in list(broken.items())[:10]:
-            print(f"  {where}: {reason}")
-    for path, write in ((arguments.json, _write_json), (arguments.csv, _write_csv)):
+    if corrupt:
+        print(f"\n{len(corrupt)} images could not be read and are in no score:")
+        for sample, reason in list(corrupt.items())[:10]:
+            print(f"  {sample}: {reason}")
+    for path, text in ((output.json, _json), (output.csv, _csv)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, arguments.models, found)
-    return 1 if broken else 0
+            path.write_text(text(queries, found), encoding="utf-8")
+    return 1 if corrupt else 0
 
 
 def _images(dataset: Dataset, limit: int | None) -> str:
@@ -121,48 +123,37 @@ def _images(dataset: Dataset, limit: int | None) -> str:
     return f"{count} images" if limit is None or limit >= count else f"{limit} of {count} images"
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    labels = [each.label for each in arguments.models]
+def _check(queries: Sequence[ModelQuery], arguments: Arguments) -> None:
+    labels, fit = [each.label for each in queries], arguments.mahalanobis.fit
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(f"two models are called {twice[0]!r}: write LABEL=WEIGHTS:SCORER")
-    for each in arguments.models:
+    for each in queries:
         if not each.weights.is_file():
             raise ValueError(f"there is no weights file at {each.weights}")
-        if "mahalanobis" in each.scorers and arguments.fit is None:
+        if "mahalanobis" in each.scorers and fit is None:
             raise ValueError("mahalanobis is fitted to labelled training images: name them with --fit")
-    if arguments.fit_images < 1 or (arguments.limit is not None and arguments.limit < 1):
-        raise ValueError("--fit-images and --limit must be at least 1")
     for spec in arguments.data:
-        if arguments.fit is not None and _place(spec) == _place(arguments.fit):
-            raise ValueError(f"--fit {arguments.fit} is what is scored: fit to what the model was trained on")
+        if fit is not None and _location(spec) == _location(fit):
+            raise ValueError(f"--fit {fit} is what is scored: fit to what the model was trained on")
 
 
-def _place(spec: str) -> tuple[str, str, str | None]:
+def _location(spec: str) -> tuple[str, str, str | None]:
     """Images lie there, whatever the options choose or change of them."""
     parsed = parse_spec(spec)
     return parsed.name, parsed.path, parsed.split
 
 
-def _rows(models: Sequence[Asked], found: Mapping[str, Sequence[Detection]]) -> list[dict[str, object]]:
-    weights = {each.label: str(each.weights) for each in models}
-    return [
-        {"model": label, "weights": weights[label]}
-        | {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in asdict(row).items()
-        }
-        for label, rows in found.items()
-        for row in rows
+def _json(queries: Sequence[ModelQuery], found: Mapping[str, Sequence[Detection]]) -> str:
+    rows = [
+        {"model": each.label, "weights": str(each.weights)}
+        | {name: finite(value) if isinstance(value, float) else value for name, value in asdict(row).items()}
+        for each in queries
+        for row in found[each.label]
     ]
+    return json.dumps(rows, indent=1) + "\n"
 
 
-def _write_json(path: Path, models: Sequence[Asked], found: Mapping[str, Sequence[Detection]]) -> None:
-    path.write_text(json.dumps(_rows(models, found), indent=1) + "\n", encoding="utf-8")
-
-
-def _write_csv(path: Path, models: Sequence[Asked], found: Mapping[str, Sequence[Detection]]) -> None:
-    rows = _rows(models, found)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def _csv(queries: Sequence[ModelQuery], found: Mapping[str, Sequence[Detection]]) -> str:
+    head = ["model", "weights", *(field.name for field in fields(Detection))]
+    rows = [(each.label, str(each.weights), *astuple(row)) for each in queries for row in found[each.label]]
+    return csv_text(head, rows)

@@ -1,16 +1,18 @@
 """dgseg embed: what a model's features look like, by class and by domain."""
 
-import argparse
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from dgseg.cli import model_arguments, two_models
+from dgseg.cli import model_arguments
+from dgseg.cli.arguments import File, OmitArgPrefixes, ProtocolName, Specs, TwoWeights, arg
 from dgseg.cli.data.progress import progress_bar
 from dgseg.data.labels import CLASSES
 from dgseg.evaluation.embedding import Cloud, choose, clouds, features_of
 from dgseg.evaluation.loading import scored_dataset
-from dgseg.evaluation.protocols import NAMES, protocol_named
+from dgseg.evaluation.protocols import protocol_named
 from dgseg.evaluation.report.table import Table, finite
 
 DESCRIPTION = (
@@ -23,55 +25,68 @@ DESCRIPTION = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    two_models.add_arguments(parser, b="optional")
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="SPEC",
-        help="domains: name=path[@split][,option=value], as streets=game streets=fog",
-    )
-    parser.add_argument("-o", "--out", type=Path, default=Path("embedding.png"), help="default: embedding.png")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the points and their silhouettes there")
-    parser.add_argument("--feature", default="decoder", help="whose pixels are taken: decoder (default), stage1, …")
-    parser.add_argument("--classes", metavar="NAMES", help="these alone, with commas between: road,sidewalk,building")
-    parser.add_argument("--images", type=int, default=50, help="of every domain (default: 50)")
-    parser.add_argument("--pixels", type=int, default=25, help="of every class in every domain (default: 25)")
-    parser.add_argument("--protocol", choices=NAMES, default="native", help="how images are shown (default: native)")
-    parser.add_argument("--seed", type=int, default=0, help="of t-SNE (default: 0)")
+EXAMPLES = """\
+  dgseg embed runs/erm/weights.safetensors runs/flexseg/weights.safetensors --data streets=game streets=fog
+  dgseg embed w.safetensors --data cityscapes=/data/cityscapes acdc=/data/acdc --classes road,sidewalk"""
 
 
-def main(arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class Arguments:
+    models: OmitArgPrefixes[TwoWeights]
+    data: Specs
+    """Domains: name=path[@split][,option=value], as streets=game streets=fog."""
+    out: Annotated[Path, arg(metavar="FILE", aliases=["-o"])] = Path("embedding.png")
+    """The picture."""
+    json: File = None
+    """Also the points and their silhouettes."""
+    feature: Annotated[str, arg(metavar="NAME")] = "decoder"
+    """Whose pixels are taken: decoder, stage1, …"""
+    classes: Annotated[str | None, arg(metavar="NAMES", help_behavior_hint="")] = None
+    """These alone, with commas between: road,sidewalk,building."""
+    images: Annotated[int, arg(metavar="N")] = 50
+    """Of every domain."""
+    pixels: Annotated[int, arg(metavar="N")] = 25
+    """Of every class in every domain."""
+    protocol: ProtocolName = "native"
+    seed: int = 0
+    """Of t-SNE."""
+    device: Annotated[str, arg(metavar="auto|cpu|cuda")] = "auto"
+    """auto: a GPU if there is one."""
+
+
+def main(arguments: Arguments) -> int:
     if min(arguments.images, arguments.pixels) < 1:
         raise ValueError("--images and --pixels must be at least 1")
     classes = _classes(arguments.classes)
     model_arguments.check_outputs(arguments.out, arguments.json)
     datasets = [scored_dataset(spec) for spec in arguments.data]
     device = model_arguments.torch_device(arguments.device)
-    models = two_models.loaded(arguments, device)
+    models = arguments.models.load(device)
+    runs = arguments.models.runs()
     chosen = choose(datasets, images=arguments.images, pixels=arguments.pixels, classes=classes)
     found: dict[str, list[Cloud]] = {}
     with progress_bar("images", len(chosen.spots) * len(models)) as progress:
         for name, model in models.items():
             protocol = protocol_named(arguments.protocol, model.architecture)
             features = features_of(model, chosen, protocol, feature=arguments.feature, device=device, progress=progress)
-            found[name] = clouds(features, chosen, arguments.feature, arguments.seed)
+            found[runs[name]] = clouds(features, chosen, arguments.feature, arguments.seed)
     from dgseg.evaluation import charts
 
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     charts.embedding(found).savefig(arguments.out, dpi=150)
-    names = two_models.described(arguments, models)
+    names = arguments.models.describe(models)
     if arguments.json:
+        content = {"models": {runs[name]: what for name, what in names.items()}, "clouds": _as_json(found)}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"models": names, "clouds": _as_json(found)}) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(content) + "\n", encoding="utf-8")
     for name, what in names.items():
         print(f"{name}: {what}")
     print(
         f"{len(chosen.classes)} pixels and {len(chosen.spots)} images of {', '.join(chosen.domains)}; the same for "
-        f"every model\n\n{_table(found).text()}\n\nwrote {arguments.out}"
+        "every model\n"
     )
+    _table(found).show()
+    print(f"\nwrote {arguments.out}")
     return 0
 
 

@@ -8,6 +8,8 @@ from importlib import import_module
 import pytest
 
 from dgseg.cli import SYSTEMS, VERBS, main
+from dgseg.cli.arguments import parse
+from dgseg.cli.data.progress import advanced_by, progress_bar
 from dgseg.recipes import RECIPES
 from dgseg.runs.study.grids import GRIDS
 
@@ -73,3 +75,36 @@ def test_an_address_where_files_are_read_is_refused_without_its_secret(words, tm
         main(words)
     assert "SECRET" not in str(exit.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("word", "near"), [("evalute", "evaluate"), ("compare_models", "compare-models")])
+def test_a_misspelt_verb_gets_a_hint(word: str, near: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main([word])
+    assert f"there is no dgseg {word}; did you mean {near}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "detect", "compare", "compare-models", "embed"])
+def test_help_ends_with_examples_that_are_right(verb: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    examples = capsys.readouterr().out.partition("examples:\n")[2].replace("\\\n", " ").splitlines()
+    module = import_module(VERBS[verb][0])
+    mine = [line.split("#")[0].split() for line in examples if f"dgseg {verb} " in line and "…" not in line]
+    assert mine
+    for words in mine:
+        parse(module.Arguments, words[words.index(verb) + 1 :], prog="dgseg", description="")
+
+
+def test_progress_off_a_terminal_is_a_line_per_tenth(capsys: pytest.CaptureFixture[str]):
+    with progress_bar("images", 40) as advance:
+        tell = advanced_by(advance, 40)
+        for done in (1, 3, 5, 9, 20):
+            tell(done, 20)  # a share of them
+        tell(1, 20)  # a second pass
+    assert capsys.readouterr().err.splitlines() == [
+        "images: 6 of 40, 15 %",
+        "images: 10 of 40, 25 %",
+        "images: 18 of 40, 45 %",
+        "images: 40 of 40, 100 %",
+    ]

@@ -39,7 +39,9 @@ def run(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object, data: list[str] = DATA[-1:]) -> int:
-        words = ["evaluate", "--weights", weights, "--workers", 0, "--no-mlflow", "--data", *data, *arguments]
+        words = ["evaluate", "--loaders", 0, "--no-mlflow", *arguments]
+        words += ["--weights", weights] if "--weights" not in arguments else []
+        words += ["--data", *data] if "--data" not in arguments else []
         return main([str(word) for word in words])
 
     return call
@@ -115,7 +117,7 @@ def test_every_output_says_the_same(run, weights, tmp_path, capsys):
 
 
 def test_the_page_needs_nothing_but_itself(run, tmp_path):
-    hostile = f"folder={tmp_path}/mine,domain=<b>mine&co</b>"
+    hostile = f"folder={tmp_path}/mine,domain=<b>mine&$x^$</b>"
     trees.image(tmp_path / "mine/images/a.png", 1, (32, 48))
     trees.grey(tmp_path / "mine/labels/a.png", trees.ids([*range(19), 255], (32, 48)))
     assert run("--html", "s.html", "--pictures", 2, data=[DATA[-1], hostile]) == 0
@@ -129,7 +131,7 @@ def test_the_page_needs_nothing_but_itself(run, tmp_path):
     assert "@import" not in text
     assert "url(" not in text
     assert "<b>mine" not in text
-    assert "&lt;b&gt;mine&amp;co&lt;/b&gt;" in text
+    assert "&lt;b&gt;mine&amp;$x^$&lt;/b&gt;" in text
     for section in ("scores", "classes", "boundaries", "confusion", "calibration", "out-of-distribution", "pictures"):
         assert section in page.ids
     assert text.count("worst of 3") >= 1
@@ -139,7 +141,7 @@ def test_the_page_needs_nothing_but_itself(run, tmp_path):
 def test_several_processes_find_the_same(run, tmp_path):
     every = ("--also", "boundary", "calibration", "ood", "components", "images", "--batch", 1)
     assert run("--json", "one.json", *every, data=DATA[-2:]) == 0
-    assert run("--json", "two.json", *every, "--processes", 2, data=DATA[-2:]) == 0
+    assert run("--json", "two.json", *every, "--jobs", 2, data=DATA[-2:]) == 0
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     del one["images_per_second"], two["images_per_second"]
     assert len(one["domains"]["night"]["per_image"]["ids"]) == 3
@@ -180,8 +182,12 @@ def test_mistakes_are_explained(run, tmp_path):
         (("--weights", nameless), "does not say which model it is of: name it with --model"),
         (("--model", "bisenet"), "did you mean bisenet_"),
         (("--protocol", "paper"), "says nothing about 'streets'"),
-        (("--data", "streets=fog"), "two data sets go by the name of fog"),
-        (("--processes", 0), "--processes at least 1"),
+        (("--data", "streets=fog", "streets=fog,length=3"), "two data sets go by the name of fog"),
+        (("--jobs", 0), "--jobs at least 1"),
+        (("--limit", 0), "--limit must be at least 1"),
+        (("--scorers", "mahalanobis"), "name them with --fit"),
+        (("--scorers", "learned"), "no uncertainty head"),
+        (("--precision", "bf16", "--precision", "fp16"), "--precision is given twice"),
     ]:
         data = [f"streets=fog,{SIZE}"]
         with pytest.raises(SystemExit, match=message):
@@ -190,7 +196,7 @@ def test_mistakes_are_explained(run, tmp_path):
 
 def test_an_mlflow_run_and_a_server_that_is_down(run, weights, tmp_path, monkeypatch, capsys):
     mlflow = pytest.importorskip("mlflow")
-    arguments = ["evaluate", "--weights", str(weights), "--workers", "0", "--data", DATA[-1]]
+    arguments = ["evaluate", "--weights", str(weights), "--loaders", "0", "--data", DATA[-1]]
     assert main([*arguments, "--html", "s.html"]) == 0
     assert "MLflow run" in capsys.readouterr().out
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

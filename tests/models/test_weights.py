@@ -19,6 +19,7 @@ from dgseg.cli.model_arguments import add_weights_arguments, from_weights
 from dgseg.models import build, load_weights, save_weights
 from dgseg.models.backbones import pretrained_backbone
 from dgseg.models.weights import WeightsError
+from dgseg.models.weights.reading import read
 
 TINY = {"width": 8, "decoder": 16}
 
@@ -248,3 +249,14 @@ def test_weights_remember_what_their_model_was_built_with(tmp_path: Path) -> Non
     wanted = ["--weights", str(tmp_path / "w.safetensors"), "--set", "instance_norms='ibn'"]
     with pytest.raises(WeightsError):  # instance norms of that kind have weights
         from_weights(parser.parse_args(wanted))
+
+
+def test_a_refusal_gives_the_reason_and_none_of_torchs_advice(tmp_path: Path) -> None:
+    path = tmp_path / "objects.pth"
+    torch.save({"weight": np.array([object()])}, path)
+    with pytest.raises(WeightsError, match=r"refused: Unsupported global: GLOBAL numpy\S*_reconstruct\.") as caught:
+        read(path)
+    assert not any(word in str(caught.value) for word in ("can still be loaded", "trust", "\x1b"))
+    path.write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
+    with pytest.raises(WeightsError, match="refused: it holds no weights"):
+        read(path)

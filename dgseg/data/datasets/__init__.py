@@ -103,7 +103,8 @@ def parse_spec(text: str) -> Spec:
         return Spec(name, rest, None, {})
     where, *pairs = rest.split(",")
     if not found or not name or not where:
-        raise DataError(f"{text!r} names no dataset; {form}")
+        hint = f"a folder of your own is folder={text}" if Path(text).is_dir() else form
+        raise DataError(f"{text!r} names no dataset; {hint}")
     path, marked, split = where.rpartition("@")
     if not marked or "/" in split:  # an @ in a folder's name
         path, split = where, ""

@@ -1,6 +1,7 @@
 """Files to dictionaries of tensors. Nothing in a file is ever executed."""
 
 import pickle
+import re
 import zipfile
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -105,6 +106,9 @@ def bare(state: State) -> tuple[State, list[str]]:
 
 def _cause(error: Exception) -> str:
     """What torch found, without its advice to load unsafely."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line.removeprefix("WeightsUnpickler error: ") for line in lines if "weights_only" not in line]
-    return lines[0].split(" was not an allowed")[0].removesuffix(".") if lines else type(error).__name__
+    found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    text = found[1] if found else str(error).strip().partition("\n")[0]
+    if text.startswith("Unsupported operand"):
+        return "it holds no weights"
+    text = text.partition(" was not an allowed")[0].partition("This file can still")[0]
+    return text.strip(" .") or type(error).__name__

@@ -57,7 +57,7 @@ def status(command: Command, result: RunResult, config: "MlflowConfig | None") -
     """0 when the run did what it was asked to; 130 when it was stopped before."""
     if int(os.environ.get("RANK", "0")) == 0:  # torchrun calls this in every process
         console = Console(highlight=False)
-        show(result, command.recipe.name, console)
+        show(result, command.recipe)
         if config is not None:
             folder = run_folder(result.folder, command.run.storage, command.run.name or command.recipe.name)
             console.print(f"record    {config.how_to_open(folder)}", soft_wrap=True)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from dgseg.evaluation.names import miou, scores_of_result
+from dgseg.evaluation.report.table import ABSENT, Table, percent, points
+from dgseg.recipes import named
 from dgseg.training import RunResult
+from dgseg.training.listener import ScoreReport
+from dgseg.training.recipe import Recipe
 
 BASELINES = Path(__file__).resolve().parents[2] / "recipes" / "baselines"  # result.json of finished runs
 BASELINE_OF = {"flexseg-streets": "erm-streets"}
@@ -24,10 +25,13 @@ class Baseline:
     made_with: str
 
 
-def baseline_of(recipe: str) -> Baseline | None:
-    """None where no figures are committed."""
-    name = BASELINE_OF.get(recipe)
+def baseline_of(recipe: Recipe) -> Baseline | None:
+    """None where no figures are committed, or only of other data."""
+    name = BASELINE_OF.get(recipe.name)
     if name is None:
+        return None
+    own, data = named(name).data, recipe.data
+    if (own.sources, own.test, own.protocol) != (data.sources, data.test, data.protocol):
         return None
     runs: list[dict[str, Any]] = [json.loads(file.read_text()) for file in sorted(BASELINES.glob(f"{name}-seed*.json"))]
     if not runs:
@@ -42,39 +46,32 @@ def baseline_of(recipe: str) -> Baseline | None:
     )
 
 
-def show(result: RunResult, recipe: str, console: Console) -> None:
+def show(result: RunResult, recipe: Recipe) -> None:
     """Percent; the difference is one run's, without an interval: `dgseg compare` has those."""
-    if result.weights is None:
-        return
-    if result.scores is None:  # the recipe has no data.test
-        console.print(f"weights   {result.weights}", soft_wrap=True)
-        return
+    if result.scores is not None:
+        _show_scores(result, result.scores, recipe)
+        print(f"pictures  {result.folder}/panel.png")
+    if result.weights is not None:
+        print(f"weights   {result.weights}")
+
+
+def _show_scores(result: RunResult, report: ScoreReport, recipe: Recipe) -> None:
     baseline = baseline_of(recipe)
-    table = Table(title=f"mIoU in % after {result.step} steps", title_justify="left")
-    table.add_column("domain")
-    table.add_column(recipe, justify="right")
-    if baseline:
-        table.add_column(baseline.recipe, justify="right")
-        table.add_column("difference", justify="right")
-
-    def row(name: str, domain: str, value: float, end: bool = False) -> None:
-        other = baseline.scores.get(miou(domain)) if baseline else None
-        cells = [name, f"{100 * value:.1f}"]
+    domains = {domain: scores["miou"] for domain, scores in report.scores.items()}
+    means = {f"mean, {name}": (name, value) for name, value in report.averages.items()}
+    rows = []
+    for name, (domain, value) in ({domain: (domain, value) for domain, value in domains.items()} | means).items():
+        cells = [name, percent(value, 1)]
         if baseline:
-            cells += ["", ""] if other is None else [f"{100 * other:.1f}", f"{100 * (value - other):+.1f}"]
-        table.add_row(*cells, end_section=end)
-
-    domains = list(result.scores.scores)
-    for domain in domains:
-        row(domain, domain, result.scores.scores[domain]["miou"], end=domain == domains[-1])
-    for name, value in result.scores.averages.items():
-        row(f"mean, {name}", name, value)
-    console.print(table)
+            other = baseline.scores.get(miou(domain))
+            cells += [ABSENT] * 2 if other is None else [percent(other, 1), points(value - other, 1)]
+        rows.append(tuple(cells))
+    head = ("domain", Path(str(result.folder)).name, *((baseline.recipe, "difference") if baseline else ()))
+    Table(f"mIoU in % after {result.step} steps", head, tuple(rows), frozenset({len(domains)} if means else ())).show()
+    print()
     if baseline:
         seeds = ", ".join(map(str, baseline.seeds))
-        console.print(
+        print(
             f"{baseline.recipe}: committed figures, mean over seeds {seeds} ({baseline.made_with}). One run of one "
-            "seed says little about a difference: dgseg study ablation has several, with intervals.",
-            soft_wrap=True,
+            "seed says little about a difference: dgseg study ablation has several, with intervals.\n"
         )
-    console.print(f"pictures  {result.folder}/panel.png\nweights   {result.weights}", soft_wrap=True)

@@ -18,30 +18,31 @@ COLOURS = _PAIRS[::2] + _PAIRS[1::2]  # ten, then their pale ones
 Lines = Mapping[str, Sequence[tuple[float, str]]]  # of a line: its places on the axis, and the group that stands there
 
 
-def bars(found: Comparison, columns: Sequence[str] = ()) -> Chart:
-    """Means, standard deviations, and a dot for every seed. Scores of unknown objects stand each on its own scale."""
-    columns = columns or found.columns
+def bars(found: Comparison, columns: Sequence[str] = (), labels: Sequence[str] = ()) -> Chart:
+    """Means, standard deviations, and a dot for every seed; of these groups, or all. Scores of unknown objects stand
+    each on its own scale."""
+    columns, labels = columns or found.columns, labels or list(found.groups)
     apart = [[column] for column in columns if column in DETECTION]
     together = [column for column in columns if column not in DETECTION]
     rows = [row for row in (apart, [together] if together else []) if row]  # of axes, each of its columns
-    wide = min(15.0, 3 + 0.2 * len(columns) * (1 + len(found.groups)))
+    wide = min(15.0, 3 + 0.2 * len(columns) * (1 + len(labels)))
     figure = Chart(figsize=(wide, 1.6 + 3.0 * len(rows)), layout="constrained")
     grid = figure.add_gridspec(len(rows), 1)
     for place, row in enumerate(rows):
         inside = grid[place].subgridspec(1, len(row))
         for across, shown in enumerate(row):
-            _bars(figure.add_subplot(inside[across]), found, shown)
+            _bars(figure.add_subplot(inside[across]), found, shown, labels)
         of_what = "mIoU, " if all(map(found.is_miou, row[0])) else ""
         figure.axes[-len(row)].set_ylabel(f"{of_what}%, ± std over seeds")
     _legend(figure, figure.axes[0])
     return figure
 
 
-def _bars(axes: Any, found: Comparison, columns: Sequence[str]) -> None:
-    width = 0.8 / len(found.groups)
-    for place, (label, colour) in enumerate(zip(found.groups, cycle(COLOURS), strict=False)):
+def _bars(axes: Any, found: Comparison, columns: Sequence[str], labels: Sequence[str]) -> None:
+    width = 0.8 / len(labels)
+    for place, (label, colour) in enumerate(zip(labels, cycle(COLOURS), strict=False)):
         shown = [(c, values) for c, column in enumerate(columns) if (values := found.values(label, column))]
-        spots = np.array([c for c, _ in shown]) + width * (place - (len(found.groups) - 1) / 2)
+        spots = np.array([c for c, _ in shown]) + width * (place - (len(labels) - 1) / 2)
         means = [summary(list(values.values())) for _, values in shown]
         axes.bar(
             spots,

@@ -1,8 +1,8 @@
 """Runs grouped by what they have in common, so that a group's runs differ in their seeds alone."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from dgseg.data.labels import CLASSES
 from dgseg.evaluation.names import domain_of, miou
@@ -25,6 +25,26 @@ class Comparison:
     fields: Sequence[str] = ()  # of the recipes, shown beside the labels
     notes: Sequence[str] = ()
     confidence: float = 0.95
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # label -> what its like have otherwise
+
+    @property
+    def families(self) -> list[list[str]]:
+        """Labels of groups that share a domain, directly or by way of others: the rest has nothing to compare."""
+        found: list[tuple[list[str], set[str]]] = []
+        for label, runs in self.groups.items():
+            domains = {name for run in runs for name in run.scores if _is_domain(name)}
+            kin = [each for each in found if each[1] & domains]
+            labels = [*(label for each in kin for label in each[0]), label]
+            found = [each for each in found if each not in kin]
+            found.append((labels, domains.union(*(each[1] for each in kin))))
+        order = list(self.groups)
+        return sorted(
+            (sorted(labels, key=order.index) for labels, _ in found), key=lambda labels: order.index(labels[0])
+        )
+
+    def scored(self, labels: Sequence[str]) -> list[str]:
+        """The columns that any of these has."""
+        return [column for column in self.columns if any(self.values(label, column) for label in labels)]
 
     def is_miou(self, column: str) -> bool:
         """Rather than a score that its name tells: AUROC, "fog/macc"."""
@@ -107,13 +127,13 @@ def compare(
     scores, fields = _columns(records, columns, known)
     places = {name: place for place, name in enumerate(words_by_name())}
     records = sorted(records, key=lambda run: places.get(run.fields.get("name", ""), len(places)))
-    groups, notes = _grouped(records, group_by or ("name",), apart=not group_by)
+    groups, settings, notes = _grouped(records, group_by or ("name",), apart=not group_by)
     reference = None if baseline is None else _baseline(baseline, groups)
     against = {}
     if reference is not None:
         against = {label: reference for label in groups if label != reference}
         groups = {reference: groups[reference], **groups}
-    return Comparison(groups, scores, against, fields, notes, confidence)
+    return Comparison(groups, scores, against, fields, notes, confidence, settings)
 
 
 def of_rows(
@@ -146,14 +166,20 @@ def sentences(found: Comparison) -> list[str]:
     ]
 
 
+def _is_domain(name: str) -> bool:
+    """Rather than an average, which may be of other domains in another run."""
+    domain = domain_of(name)
+    return domain not in (name, *AVERAGES) and name != VALIDATION
+
+
 def _grouped(
     records: Sequence[Record], group_by: Sequence[str], *, apart: bool
-) -> tuple[dict[str, Sequence[Record]], list[str]]:
+) -> tuple[dict[str, Sequence[Record]], dict[str, dict[str, str]], list[str]]:
+    """Groups by label, what some of them differ in, and notes."""
     found: dict[str, list[Record]] = {}
     for run in records:
         found.setdefault(_label(run, group_by), []).append(run)
-    if apart:
-        found = {label: runs for name, group in found.items() for label, runs in _apart(name, group)}
+    found, settings = _apart(found) if apart else (found, {})
     notes = []
     groups: dict[str, Sequence[Record]] = {}
     for label, runs in found.items():
@@ -172,16 +198,32 @@ def _grouped(
                 notes.append(f"{label}: seed {run.seed} is there twice; {run.name} counts, {earlier.where} does not.")
             by_seed[run.seed] = run
         groups[label] = tuple(by_seed[seed] for seed in sorted(by_seed))
-    return groups, notes
+    return groups, settings, notes
 
 
-def _apart(name: str, runs: Sequence[Record]) -> Iterable[tuple[str, list[Record]]]:
-    """One group, or several that say by what they differ."""
-    mixed = _mixed(runs)
-    found: dict[str, list[Record]] = {}
-    for run in runs:
-        found.setdefault(", ".join([name, *(f"{key} {run.fields.get(key, ABSENT)}" for key in mixed)]), []).append(run)
-    return found.items()
+def _apart(found: Mapping[str, list[Record]]) -> tuple[dict[str, list[Record]], dict[str, dict[str, str]]]:
+    """Runs of one recipe whose settings differ as groups of their own, and the settings in which these differ."""
+    names = [run.name for runs in found.values() for run in runs]
+    groups: dict[str, list[Record]] = {}
+    settings: dict[str, dict[str, str]] = {}
+    for recipe, runs in found.items():
+        mixed = _mixed(runs)
+        parts: dict[tuple[str, ...], list[Record]] = {}
+        for run in runs:
+            parts.setdefault(tuple(run.fields.get(name, ABSENT) for name in mixed), []).append(run)
+        for number, (values, part) in enumerate(parts.items()):
+            # A run is known by its name, several seeds of it by a letter.
+            known = len(part) == 1 and names.count(part[0].name) == 1 and part[0].name not in found
+            label = recipe if len(parts) == 1 else part[0].name if known else f"{recipe} {_letters(number)}"
+            groups[label] = part
+            if mixed:
+                settings[label] = dict(zip(mixed, values, strict=True))
+    return groups, settings
+
+
+def _letters(number: int) -> str:
+    """A … Z, AA …"""
+    return (_letters(number // 26 - 1) if number > 25 else "") + chr(ord("A") + number % 26)
 
 
 def _mixed(runs: Sequence[Record]) -> list[str]:
@@ -197,12 +239,15 @@ def _label(run: Record, group_by: Sequence[str]) -> str:
 
 
 def _baseline(wanted: str, groups: Mapping[str, Sequence[Record]]) -> str:
+    """A group by its label, the end of one, or the recipe of its runs."""
     fits = [label for label in groups if label == wanted] or [
-        label for label in groups if label.startswith(f"{wanted},") or label.endswith(f" {wanted}")
+        label
+        for label, runs in groups.items()
+        if label.endswith(f" {wanted}") or all(run.fields.get("name") == wanted for run in runs)
     ]
     if len(fits) != 1:
-        said = "fits several groups" if fits else "is no group"
-        raise ValueError(f"the baseline {wanted!r} {said}; there are: {'; '.join(fits or groups)}")
+        problem = "fits several groups" if fits else "is no group"
+        raise ValueError(f"the baseline {wanted!r} {problem}; there are: {'; '.join(fits or groups)}")
     return fits[0]
 
 

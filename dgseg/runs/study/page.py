@@ -4,7 +4,7 @@ from dgseg.evaluation.report.page import data_uri, render
 from dgseg.evaluation.report.table import ABSENT, Table
 from dgseg.runs.study import charts
 from dgseg.runs.study.comparison import Comparison, sentences
-from dgseg.runs.study.tables import differences_tables, scores_tables
+from dgseg.runs.study.tables import differences_tables, scores_tables, settings_tables
 
 
 def comparison_page(found: Comparison, title: str) -> str:
@@ -14,7 +14,8 @@ def comparison_page(found: Comparison, title: str) -> str:
         title=title,
         subtitle=f"{len(found.groups)} groups · {sum(map(len, found.groups.values()))} runs",
         scores=scores_tables(found),
-        bars=data_uri(charts.bars(found)),
+        settings=settings_tables(found),
+        bars=[data_uri(charts.bars(found, found.scored(labels), labels)) for labels in found.families],
         sentences=sentences(found),
         differences=differences_tables(found),
         curves=data_uri(curves) if curves else None,

@@ -113,7 +113,7 @@ def from_folders(places: Iterable[str]) -> Found:
                 continue
             try:
                 records.append(of_run(run))
-            except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
                 left_out[run.url] = f"damaged, or no run of dgseg's: {type(error).__name__}: {error}".splitlines()[0]
     return Found(records, left_out)
 

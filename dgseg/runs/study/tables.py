@@ -1,6 +1,6 @@
 """A comparison to read and to keep: tables for people in percent, CSV in fractions, LaTeX."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from dgseg.evaluation.names import domain_of
 from dgseg.evaluation.report.table import ABSENT, WIDTH, Cell, Table, csv_text
@@ -10,45 +10,71 @@ from dgseg.runs.study.statistics import SeedDifference, Summary
 _CSV = ("score", "seeds", "mean", "std", "baseline", "difference", "low", "high", "confidence", "method", "verdict")
 
 
-def scores_tables(found: Comparison, width: int = WIDTH) -> list[Table]:
-    """As many columns in one as a line holds; a mean of fewer runs than the others says of how many."""
-    head = ("", *found.fields, "seeds")
-    first = {
-        label: (label, *(found.field(label, name) for name in found.fields), str(len(runs)))
-        for label, runs in found.groups.items()
-    }
-    title = "mIoU, %" if all(map(found.is_miou, found.columns)) else "mIoU, and other scores by their names, %"
+_LONGEST = 60  # characters of a setting
 
+
+def scores_tables(found: Comparison, width: int = WIDTH) -> list[Table]:
+    """As many columns in one as a line holds; a mean of fewer runs than the others says of how many. Groups that share
+    no domain have tables of their own."""
+    return [
+        table
+        for labels in found.families
+        for table in _scores(found, labels, found.scored(labels)).fold(width, 2 + len(found.fields))
+    ]
+
+
+def _scores(found: Comparison, labels: Sequence[str], columns: Sequence[str]) -> Table:
     def cell(label: str, column: str) -> str:
         one = found.summary(label, column)
         if one is None or one.seeds == len(found.groups[label]):
             return mean_and_std(one)
         return f"{mean_and_std(one)} ({one.seeds} of {len(found.groups[label])})"  # not every run has this score
 
-    return _table(title, head, first, found.columns, cell, width)
+    rows = tuple(
+        (
+            label,
+            *(found.field(label, name) for name in found.fields),
+            str(len(found.groups[label])),
+            *(cell(label, column) for column in columns),
+        )
+        for label in labels
+    )
+    title = "mIoU, %" if all(map(found.is_miou, columns)) else "mIoU, and other scores by their names, %"
+    return Table(title, ("", *found.fields, "seeds", *map(domain_of, columns)), rows)
 
 
 def differences_tables(found: Comparison, width: int = WIDTH) -> list[Table]:
     """Empty without a baseline."""
     baselines = set(found.against.values())
     same = f" from {next(iter(baselines))}" if len(baselines) == 1 else ""
-    rows = {label: (label if same else f"{label} − {other}",) for label, other in found.against.items()}
     title = f"Difference{same}, points, with its {100 * found.confidence:g} % interval"
-    return _table(title, ("",), rows, found.columns, lambda row, c: points(found.difference(row, c)), width)
+    columns = [c for c in found.columns if any(found.difference(label, c) for label in found.against)]
+    rows = tuple(
+        (label if same else f"{label} − {other}", *(points(found.difference(label, c)) for c in columns))
+        for label, other in found.against.items()
+        if any(found.difference(label, c) for c in columns)
+    )
+    return Table(title, ("", *map(domain_of, columns)), rows).fold(width) if rows else []
 
 
-def _table(
-    title: str,
-    head: tuple[str, ...],
-    first: Mapping[str, tuple[str, ...]],
-    columns: Sequence[str],
-    cell: Callable[[str, str], str],
-    width: int,
-) -> list[Table]:
-    if not first:
-        return []
-    rows = tuple((*texts, *(cell(label, column) for column in columns)) for label, texts in first.items())
-    return Table(title, (*head, *map(domain_of, columns)), rows).fold(width, len(head))
+def settings_tables(found: Comparison, width: int = WIDTH) -> list[Table]:
+    """What stands behind the labels: for every recipe of which there are several groups, how they differ."""
+    recipes: dict[tuple[str, ...], list[str]] = {}
+    for label, settings in found.settings.items():
+        recipes.setdefault(tuple(settings), []).append(label)
+    return [
+        table
+        for names, labels in recipes.items()
+        for table in Table(
+            "What differs",
+            ("setting", *labels),
+            tuple((name, *(_shortened(found.settings[label][name]) for label in labels)) for name in names),
+        ).fold(width)
+    ]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def mean_and_std(found: Summary | None) -> str:

@@ -67,9 +67,12 @@ def test_runs_with_other_settings_stand_apart(runs: Path):
     found = compare(records(runs))
     assert {label: len(of) for label, of in found.groups.items()} == {
         "erm-streets": 3,
-        "flexseg-streets, objective.ube.alpha 3.0": 3,
-        "flexseg-streets, objective.ube.alpha 5.0": 2,
+        "flexseg-streets A": 2,
+        "flexseg-streets B": 3,
     }
+    (legend,) = tables.settings_tables(found)
+    assert legend.head == ("setting", "flexseg-streets A", "flexseg-streets B")
+    assert legend.rows == (("objective.ube.alpha", "5.0", "3.0"),)
     assert compare(records(runs), baseline="erm-streets").notes == []
     with pytest.raises(ValueError, match="fits several groups"):
         compare(records(runs), baseline="flexseg-streets")
@@ -77,6 +80,43 @@ def test_runs_with_other_settings_stand_apart(runs: Path):
     assert list(asked.groups) == ["3.0", "5.0", "–"]  # the baseline first
     assert asked.fields == ["name"]
     assert asked.difference("5.0", "fog/miou").method == "Welch"  # type: ignore[union-attr]
+
+
+def test_single_runs_go_by_their_names(tmp_path: Path):
+    for name, alpha in (("smoke", 3.0), ("real", 5.0)):
+        recorded.run(tmp_path, "flexseg-streets", 0, 0.2, {"objective.ube.alpha": alpha}, name)
+    found = compare(records(tmp_path), baseline="smoke")
+    assert set(found.groups) == {"smoke", "real"}
+    assert found.settings["real"] == {"objective.ube.alpha": "5.0"}
+    (row,) = tables.differences_tables(found, 10_000)[0].rows
+    assert row[0] == "real"
+
+
+def test_runs_without_a_common_domain_stand_apart(runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    folder = recorded.run(runs, "erm-streets", 0, 0.5, {"schedule.steps": 7}, "warehouse")
+    result = json.loads((folder / "result.json").read_text())
+    result["scores"] = {"warehouse/miou": 0.8}
+    (folder / "result.json").write_text(json.dumps(result))
+    found = compare(records(runs))
+    assert [sorted(labels) for labels in found.families] == [["erm-streets A", "flexseg-streets"], ["warehouse"]]
+    first, second = tables.scores_tables(found, 10_000)
+    assert {row[0] for row in first.rows} == {"erm-streets A", "flexseg-streets"}
+    assert "warehouse" not in first.head
+    assert second.rows == (("warehouse", "1", "80.00", "80.00"),)  # its curve on validation data, and its test
+    assert main(["compare", str(runs), "--html", str(tmp_path / "c.html")]) == 0
+    assert "What differs" in capsys.readouterr().out
+    assert (tmp_path / "c.html").read_text().count('alt="scores of every group"') == 2
+
+
+def test_a_dollar_in_a_recipes_name_costs_no_page(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    recipe = runs / "erm-streets-seed0" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("name: erm-streets", 'name: "$_{<b>^"'))
+    assert main(["compare", str(runs), "--html", str(tmp_path / "c.html"), "--plots", str(tmp_path / "p")]) == 0
+    assert "$_{<b>^" in capsys.readouterr().out
+    page = (tmp_path / "c.html").read_text()
+    assert "$_{&lt;b&gt;^" in page
+    assert "$_{<b>^" not in page
+    assert Image.open(tmp_path / "p" / "bars.png").width > 100
 
 
 def test_what_is_mixed_on_purpose_is_told(runs: Path):
@@ -252,7 +292,14 @@ def test_without_points_there_are_no_curves(runs: Path):
 
 @pytest.mark.parametrize(
     ("file", "text"),
-    [("result.json", '{"na'), ("result.json", "[]"), ("recipe.yaml", "a: ["), ("metrics.jsonl", '{"kind": "st')],
+    [
+        ("result.json", '{"na'),
+        ("result.json", "[]"),
+        ("result.json", "[" * 100_000),
+        ("recipe.yaml", "a: ["),
+        ("recipe.yaml", "[" * 100_000),
+        ("metrics.jsonl", '{"kind": "st'),
+    ],
 )
 def test_a_damaged_run_is_named_and_costs_the_others_nothing(runs: Path, file: str, text: str):
     damaged = runs / "erm-streets-seed1"
