@@ -20,10 +20,10 @@ from dgseg.models import build
 from dgseg.models.prediction import Prediction
 from dgseg.objectives import (
     ORIGINAL,
-    BoundaryEmphasisConfig,
-    CrossEntropyConfig,
+    BoundaryEmphasis,
+    CrossEntropy,
     Objectives,
-    PrototypeContrastConfig,
+    PrototypeContrast,
     StepContext,
 )
 
@@ -65,15 +65,12 @@ class StepResult:
 
 
 def contenders(model: Any, case: StepCase, device: torch.device) -> dict[str, nn.Module]:
-    gap = PrototypeContrastConfig(dim=case.dim)
-    ours = Objectives({"ube": BoundaryEmphasisConfig().build(model), "gap": gap.build(model)})
-    projection = ours.each["gap"].projection
-    assert projection is None or isinstance(projection, nn.Module)
+    gap = PrototypeContrast(PrototypeContrast.Config(dim=case.dim), model)
     found: dict[str, nn.Module] = {
-        PLAIN_CE: Objectives({"ce": CrossEntropyConfig().build(model)}),
+        PLAIN_CE: Objectives({"ce": CrossEntropy.Config().build(model)}),
         TORCH_CE: PlainCrossEntropy(),
-        FLEX_SEG: ours,
-        TORCH_FLEX_SEG: PlainFlexSeg(projection, model.num_classes, case.dim, gap.radii),
+        FLEX_SEG: Objectives({"ube": BoundaryEmphasis.Config().build(model), "gap": gap}),
+        TORCH_FLEX_SEG: PlainFlexSeg(gap.projection, model.num_classes, case.dim, gap.config.radii),
     }
     return {name: module.to(device).train() for name, module in found.items()}
 

@@ -15,54 +15,40 @@ from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.build import build
 from dgseg.models.prediction import Prediction
-from dgseg.objectives.base import Objective, OwnOptimizer, ParameterGroup, StepContext, weighted
+from dgseg.objectives.base import Objective, OwnOptimizer, ParameterGroup, StepContext, objective, weighted
 from dgseg.ops import across_ranks
 from dgseg.ops.constants import constant
 
 TARGET = "target"  # the view that the domain to adapt to is
-PUBLISHED = OwnOptimizer(lr=1e-4, betas=(0.9, 0.99), power=0.9)
 
 
-@dataclass(frozen=True)
-class AdversarialConfig:
-    weight: float = 1e-3
-    """λ_adv, of the model's term; the discriminator's has the weight 1"""
-    lr: float = PUBLISHED.lr
-    """of the discriminator's own Adam"""
-    betas: tuple[float, float] = PUBLISHED.betas
-    power: float | None = PUBLISHED.power
-    """of its polynomial decay; None: the run's schedule"""
-    width: int = 64
-    """channels of the discriminator's first layer"""
-    name: str = "adversarial"
-
-    def build(self, model: SegmentationModel) -> "Adversarial":
-        return Adversarial(
-            build("discriminator", model.num_classes, width=self.width),
-            name=self.name,
-            weight=self.weight,
-            own=OwnOptimizer(self.lr, self.betas, power=self.power),
-        )
-
-
+@objective("adversarial")
 class Adversarial(Objective):
     """The discriminator says, as a logit, that a map comes from the source."""
 
-    def __init__(
-        self,
-        discriminator: nn.Module,
-        *,
-        name: str = "adversarial",
-        weight: float = 1e-3,
-        own: OwnOptimizer = PUBLISHED,
-    ) -> None:
-        super().__init__(name, weight)
-        self.discriminator = discriminator
-        self.own = own
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Objective.Config):
+        weight: float = 1e-3
+        """λ_adv, of the model's term; the discriminator's has the weight 1"""
+        lr: float = 1e-4
+        """of the discriminator's own Adam"""
+        betas: tuple[float, float] = (0.9, 0.99)
+        power: float | None = 0.9
+        """of its polynomial decay; None: the run's schedule"""
+        width: int = 64
+        """channels of the discriminator's first layer"""
+        name: str = "adversarial"
+
+    config: Config
+
+    def __init__(self, config: Config, model: SegmentationModel) -> None:
+        super().__init__(config, model)
+        self.discriminator: nn.Module = build("discriminator", model.num_classes, width=config.width)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        parameters = list(self.discriminator.parameters())
-        return [ParameterGroup(f"{self.name}.discriminator", parameters, 1.0, self.own)]
+        config, parameters = self.config, list(self.discriminator.parameters())
+        own = OwnOptimizer(config.lr, config.betas, power=config.power)
+        return [ParameterGroup(f"{self.name}.discriminator", parameters, 1.0, own)]
 
     def forward(self, outputs: Mapping[str, Prediction], batch: Batch, context: StepContext) -> dict[str, Tensor]:
         if batch.target is None or TARGET not in outputs:
@@ -87,7 +73,7 @@ class Adversarial(Objective):
             "source_verdict": verdicts[1].detach().float().sigmoid().mean(),
             "target_verdict": verdicts[2].detach().float().sigmoid().mean(),
         }
-        return {self.name: weighted(fooled, self.weight), f"{self.name}/discriminator": discriminator}
+        return {self.name: weighted(fooled, self.config.weight), f"{self.name}/discriminator": discriminator}
 
 
 def _probabilities(prediction: Prediction, batch: Batch) -> Tensor:

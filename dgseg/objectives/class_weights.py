@@ -1,7 +1,7 @@
 """Weights of classes: numbers, or the median-frequency rule, which needs a dataset to become numbers."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
@@ -41,25 +41,14 @@ def median_frequency_weights(
 
 
 def wants_median_frequency(config: Any) -> bool:
-    """Whether a configuration, or one inside it, holds the word in place of numbers."""
-    return any(
-        value == MEDIAN_FREQUENCY or (is_dataclass(value) and wants_median_frequency(value))
-        for value in _values(config).values()
-    )
+    """Whether an objective's config holds the word in place of numbers."""
+    return any(getattr(config, each.name) == MEDIAN_FREQUENCY for each in fields(config))
 
 
 def with_median_frequency(config: Config, weights: tuple[float, ...]) -> Config:
-    """The configuration with these numbers wherever it, or one inside it, holds the word."""
-    changed = {
-        name: weights if value == MEDIAN_FREQUENCY else with_median_frequency(value, weights)
-        for name, value in _values(config).items()
-        if value == MEDIAN_FREQUENCY or is_dataclass(value)
-    }
-    return replace(config, **changed)  # type: ignore[type-var]
-
-
-def _values(config: Any) -> Mapping[str, Any]:
-    return {each.name: getattr(config, each.name) for each in fields(config)}
+    """The config with these numbers wherever it holds the word."""
+    wanting = [each.name for each in fields(config) if getattr(config, each.name) == MEDIAN_FREQUENCY]  # type: ignore[arg-type]
+    return replace(config, **dict.fromkeys(wanting, weights))  # type: ignore[type-var]
 
 
 def tensor_of(name: str, weights: Sequence[float] | str | None, num_classes: int) -> Tensor | None:

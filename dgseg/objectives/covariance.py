@@ -4,7 +4,7 @@ as the original's do, cross-covariance (CCL, Eq. 5) makes every channel show the
 N images, C channels, P pixels of a map.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.norms import instance_norm
 from dgseg.models.prediction import Prediction
-from dgseg.objectives.base import ORIGINAL, Objective, StepContext, weighted
+from dgseg.objectives.base import ORIGINAL, Objective, StepContext, objective, weighted
 from dgseg.objectives.pixels import feature_channels, feature_map
 from dgseg.ops import across_ranks
 from dgseg.ops.constants import constant
@@ -24,67 +24,51 @@ from dgseg.ops.constants import constant
 EPS = 1e-5  # on the diagonal of every covariance
 
 
-@dataclass(frozen=True)
-class CovarianceAlignmentConfig:
-    """For a model with instance_norms="whitening", whose maps norm0 … are instance-normalised."""
-
-    cml: float | None = 0.2
-    """weight of covariance matching, ω1; None: without it"""
-    ccl: float | None = 0.2
-    """weight of the cross-covariance loss, ω2; None: without it"""
-    cross: Literal["diagonal", "whitening"] = "diagonal"
-    """CCL draws the diagonal of the cross-covariance to 1, or the whole matrix to the identity"""
-    features: tuple[str, ...] = ("norm0", "norm1", "norm2")
-    normalise: bool = False
-    """instance-normalise the maps here (Eq. 1): for models that do not have such norms inside"""
-    view: str = AUGMENTED
-    """what learns; the original view is what it learns from"""
-    name: str = "covariance"
-
-    def build(self, model: SegmentationModel) -> "CovarianceAlignment":
-        for feature in self.features:
-            feature_channels(model, feature)  # says what the model has instead
-        return CovarianceAlignment(
-            name=self.name,
-            cml=self.cml,
-            ccl=self.ccl,
-            cross=self.cross,
-            features=self.features,
-            normalise=self.normalise,
-            view=self.view,
-        )
-
-
+@objective("covariance_alignment", "covariance")
 class CovarianceAlignment(Objective):
-    def __init__(
-        self,
-        *,
-        name: str = "covariance",
-        cml: float | None = 0.2,
-        ccl: float | None = 0.2,
-        cross: str = "diagonal",
-        features: Sequence[str] = ("norm0", "norm1", "norm2"),
-        normalise: bool = False,
-        view: str = AUGMENTED,
-    ) -> None:
-        super().__init__(name, 1.0, view)
-        self.weights = term_weights(name, cml=cml, ccl=ccl)
-        if cross not in ("diagonal", "whitening"):
-            raise ValueError(f'cross must be "diagonal" or "whitening"; it is {cross!r}')
-        self.cross = cross
-        self.features = tuple(features)
-        self.normalise = normalise
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Objective.Config):
+        """For a model with instance_norms="whitening", whose maps norm0 … are instance-normalised."""
+
+        cml: float | None = 0.2
+        """weight of covariance matching, ω1; None: without it"""
+        ccl: float | None = 0.2
+        """weight of the cross-covariance loss, ω2; None: without it"""
+        cross: Literal["diagonal", "whitening"] = "diagonal"
+        """CCL draws the diagonal of the cross-covariance to 1, or the whole matrix to the identity"""
+        features: tuple[str, ...] = ("norm0", "norm1", "norm2")
+        normalise: bool = False
+        """instance-normalise the maps here (Eq. 1): for models that do not have such norms inside"""
+        view: str = AUGMENTED
+        """what learns; the original view is what it learns from"""
+        name: str = "covariance"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.terms()
+
+        def terms(self) -> dict[str, float]:
+            return term_weights(self, cml=self.cml, ccl=self.ccl)
+
+    config: Config
+
+    def __init__(self, config: Config, model: SegmentationModel) -> None:
+        super().__init__(config, model)
+        for feature in config.features:
+            feature_channels(model, feature)  # says what the model has instead
+        self.weights = config.terms()
 
     def forward(self, outputs: Mapping[str, Prediction], batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        config = self.config
         learning, fixed = self.prediction(outputs), outputs[ORIGINAL]
         per_image: dict[str, list[Tensor]] = {term: [] for term in self.weights}
-        for feature in self.features:
-            maps = as_matrices(feature_map(self.name, learning, feature), self.normalise)
-            targets = as_matrices(feature_map(self.name, fixed, feature).detach(), self.normalise)
+        for feature in config.features:
+            maps = as_matrices(feature_map(self.name, learning, feature), config.normalise)
+            targets = as_matrices(feature_map(self.name, fixed, feature).detach(), config.normalise)
             if maps.shape != targets.shape:
                 raise ValueError(
                     f"objective {self.name!r} compares views of one geometry; {feature!r} has {list(maps.shape)} "
-                    f"(images, channels, pixels) in {self.view!r} and {list(targets.shape)} in {ORIGINAL!r}"
+                    f"(images, channels, pixels) in {config.view!r} and {list(targets.shape)} in {ORIGINAL!r}"
                 )
             if "cml" in per_image:
                 difference = self_covariance(maps) - self_covariance(targets)
@@ -104,7 +88,7 @@ class CovarianceAlignment(Objective):
         """[N]."""
         pixels = max(maps_NCP.shape[2] - 1, 1)
         with torch.autocast(maps_NCP.device.type, enabled=False):
-            if self.cross == "diagonal":  # which needs no matrix
+            if self.config.cross == "diagonal":  # which needs no matrix
                 diagonal_NC = (targets_NCP[:, :, None] @ maps_NCP[..., None]).flatten(1) / pixels + EPS
                 return (diagonal_NC - 1).square().mean(1)
             covariance_NCC = targets_NCP @ maps_NCP.mT / pixels
@@ -130,12 +114,14 @@ def self_covariance(map_NCP: Tensor) -> Tensor:
     return covariance + EPS * torch.eye(half.shape[1], device=half.device, dtype=half.dtype)
 
 
-def term_weights(objective: str, **weights: float | None) -> dict[str, float]:
-    """Of the terms that are wanted."""
-    found = {term: weight for term, weight in weights.items() if weight is not None}
-    if not found:
-        raise ValueError(f"objective {objective!r} has neither of its terms {' and '.join(weights)}: leave it out")
-    for term, weight in found.items():
+def term_weights(config: Objective.Config, **weights: float | None) -> dict[str, float]:
+    """Of the terms that are wanted, times the weight of all."""
+    wanted = {term: weight for term, weight in weights.items() if weight is not None}
+    if not wanted:
+        raise ValueError(f"objective {config.name!r} has neither of its terms {' and '.join(weights)}: leave it out")
+    for term, weight in wanted.items():
         if not weight > 0:
-            raise ValueError(f"{term} of objective {objective!r} must be positive, or None for without; it is {weight}")
-    return found
+            raise ValueError(
+                f"{term} of objective {config.name!r} must be positive, or None for without; it is {weight}"
+            )
+    return {term: config.weight * weight for term, weight in wanted.items()}

@@ -4,9 +4,9 @@ Logits stay at the model's resolution: the operator upsamples inside.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,92 +15,71 @@ from dgseg.data.labels import VOID
 from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Box, Prediction
-from dgseg.objectives.base import ORIGINAL, ImageLosses, Objective, StepContext, trainable, weighted
+from dgseg.objectives.base import ImageLosses, Objective, StepContext, objective, trainable, weighted
 from dgseg.objectives.class_weights import ClassWeight, tensor_of
 from dgseg.ops import entropy_weighted_cross_entropy
+from dgseg.ops.entropy_weighted_cross_entropy import EntropyWeightedLoss
 
 
-@dataclass(frozen=True)
-class CrossEntropyConfig:
-    weight: float = 1.0
-    denominator: Literal["valid", "all"] = "valid"
-    """divide by the global batch's valid pixels, or by all its pixels as mmsegmentation 0.16 does"""
-    class_weight: ClassWeight = None
-    """multiplies each pixel's loss by its class's weight; the denominator stays a pixel count"""
-    aux_multiple: float = 1.0
-    """of the weights that the model gives its auxiliary predictions; 0 leaves them out"""
-    view: str = ORIGINAL
-    name: str = "ce"
-
-    def build(self, model: SegmentationModel) -> "CrossEntropy":
-        return CrossEntropy(
-            model.num_classes,
-            name=self.name,
-            weight=self.weight,
-            view=self.view,
-            denominator=self.denominator,
-            class_weight=self.class_weight,
-            aux_multiple=self.aux_multiple,
-        )
-
-
+@objective("cross_entropy", "ce", "ce_augmented")
 class CrossEntropy(Objective):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Objective.Config):
+        denominator: Literal["valid", "all"] = "valid"
+        """divide by the global batch's valid pixels, or by all its pixels: as mmsegmentation 0.16, and the papers' N"""
+        class_weight: ClassWeight = None
+        """multiplies each pixel's loss by its class's weight; the denominator stays a pixel count"""
+        aux_multiple: float = 1.0
+        """of the weights that the model gives its auxiliary predictions; 0 leaves them out"""
+        name: str = "ce"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 <= self.aux_multiple < math.inf:
+                raise ValueError(f"aux_multiple must be at least 0, and finite; it is {self.aux_multiple}")
+
+    config: Config
+    scores_images = True
     class_weight: Tensor | None
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        name: str = "ce",
-        weight: float = 1.0,
-        view: str = ORIGINAL,
-        denominator: str = "valid",
-        class_weight: Sequence[float] | str | None = None,
-        aux_multiple: float = 1.0,
-    ) -> None:
-        super().__init__(name, weight, view)
-        if not 0 <= aux_multiple < math.inf:
-            raise ValueError(f"aux_multiple must be at least 0, and finite; it is {aux_multiple}")
-        if denominator not in ("valid", "all"):
-            raise ValueError(f'denominator must be "valid" or "all"; it is {denominator!r}')
-        self.denominator = denominator
-        self.aux_multiple = aux_multiple
-        weights = tensor_of("class_weight", class_weight, num_classes)
+    def __init__(self, config: Config, model: SegmentationModel) -> None:
+        super().__init__(config, model)
+        weights = tensor_of("class_weight", config.class_weight, model.num_classes)
         self.register_buffer("class_weight", weights, persistent=False)  # the recipe has them
 
     def bands(self, labels: Tensor) -> Tensor | None:
         """Where pixels weigh more; None: nowhere."""
         return None
 
-    def options(self) -> Mapping[str, Any]:
-        """How much more: further arguments of the operator."""
-        return {}
+    def loss(self, logits: Tensor, labels: Tensor, bands: Tensor | None, context: StepContext) -> EntropyWeightedLoss:
+        return entropy_weighted_cross_entropy(
+            logits,
+            labels,
+            bands,
+            denominator=self.config.denominator,
+            class_weight=self.class_weight,
+            ignore_index=VOID,
+            group=context.group,
+        )
 
     def forward(self, outputs: Mapping[str, Prediction], batch: Batch, context: StepContext) -> dict[str, Tensor]:
-        prediction = self.prediction(outputs)
+        config, prediction = self.config, self.prediction(outputs)
         labels = trainable(self.labels(batch))
         bands = self.bands(labels)
-        options = {
-            "denominator": self.denominator,
-            "class_weight": self.class_weight,
-            "ignore_index": VOID,
-            "group": context.group,
-            **self.options(),
-        }
-        main = entropy_weighted_cross_entropy(prediction.logits, labels, bands, **options)
+        main = self.loss(prediction.logits, labels, bands, context)
         self._metrics = {"unweighted": main.loss.detach()}
         if bands is not None:
             self._metrics["band_entropy"] = main.band_entropy
-        terms = {self.name: weighted(main.loss, self.weight * prediction.extra.get("weight", 1.0))}
-        for number, aux in enumerate(prediction.aux if self.aux_multiple else [], start=1):
+        terms = {self.name: weighted(main.loss, config.weight * prediction.extra.get("weight", 1.0))}
+        for number, aux in enumerate(prediction.aux if config.aux_multiple else [], start=1):
             if aux.box is None:
                 own_labels, own_bands = labels, bands
             else:
                 # The crop's own bands: what lies outside it makes no boundary for a prediction that has not seen it.
                 own_labels = cropped(labels, aux.box)
                 own_bands = self.bands(own_labels)
-            loss = entropy_weighted_cross_entropy(aux.logits, own_labels, own_bands, **options).loss
-            terms[f"{self.name}/aux{number}"] = weighted(loss, self.weight * self.aux_multiple * aux.weight)
+            loss = self.loss(aux.logits, own_labels, own_bands, context).loss
+            terms[f"{self.name}/aux{number}"] = weighted(loss, config.weight * config.aux_multiple * aux.weight)
             self._metrics[f"aux{number}_unweighted"] = loss.detach()
         self._image_losses = ImageLosses(main.per_image, (labels != VOID).flatten(1).any(1))
         return terms

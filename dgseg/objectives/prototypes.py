@@ -3,7 +3,7 @@ and boundary thickness, and pushed from all others; the prototypes follow the pi
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from dgseg.data.labels import VOID
 from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
-from dgseg.objectives.base import ORIGINAL, Objective, ParameterGroup, StepContext, trainable, weighted
+from dgseg.objectives.base import Objective, ParameterGroup, StepContext, objective, trainable, weighted
 from dgseg.objectives.pixels import capped, feature_channels, feature_map, nearest
 from dgseg.ops import boundary_bands, prototype_ema_, prototype_info_nce
 
@@ -23,100 +23,59 @@ logger = logging.getLogger(__name__)
 FEEBLE = 0.01  # mean weight at which a rare class has all but switched the loss off for the others
 
 
-@dataclass(frozen=True)
-class PrototypeContrastConfig:
-    weight: float = 0.5
-    """λ_gap"""
-    dim: int = 256
-    """of the prototypes; a feature map of another width gets a 1x1 projection"""
-    radii: tuple[int, ...] = (1, 2, 4)
-    """of the bands thin, medium, thick, in feature pixels"""
-    nested: bool = False
-    """a pixel counts in every band that holds it (Eq. 3 read literally), not in the thinnest alone"""
-    momentum: float = 0.99
-    temperature: float = 0.07
-    update: Literal["batch_mean", "pixel"] = "batch_mean"
-    """one step per prototype and global batch with the mean feature, or one per pixel as Eq. 4 says"""
-    cap: int | None = None
-    """at most so many pixels per (class, thinnest band) of the global batch; None: all"""
-    feature: str = "decoder"
-    lr_multiple: float = 10.0
-    """of the projection; like the published heads'"""
-    view: str = ORIGINAL
-    name: str = "gap"
-
-    def build(self, model: SegmentationModel) -> "PrototypeContrast":
-        return PrototypeContrast(
-            model.num_classes,
-            feature_channels(model, self.feature),
-            name=self.name,
-            weight=self.weight,
-            view=self.view,
-            dim=self.dim,
-            radii=self.radii,
-            nested=self.nested,
-            momentum=self.momentum,
-            temperature=self.temperature,
-            update=self.update,
-            cap=self.cap,
-            feature=self.feature,
-            lr_multiple=self.lr_multiple,
-        )
-
-
+@objective("prototype_contrast", "gap")
 class PrototypeContrast(Objective):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Objective.Config):
+        weight: float = 0.5
+        """λ_gap"""
+        dim: int = 256
+        """of the prototypes; a feature map of another width gets a 1x1 projection"""
+        radii: tuple[int, ...] = (1, 2, 4)
+        """of the bands thin, medium, thick, in feature pixels"""
+        nested: bool = False
+        """a pixel counts in every band that holds it (Eq. 3 read literally), not in the thinnest alone"""
+        momentum: float = 0.99
+        temperature: float = 0.07
+        update: Literal["batch_mean", "pixel"] = "batch_mean"
+        """one step per prototype and global batch with the mean feature, or one per pixel as Eq. 4 says"""
+        cap: int | None = None
+        """at most this many pixels per (class, thinnest band) of the global batch; None: all"""
+        feature: str = "decoder"
+        lr_multiple: float = 10.0
+        """of the projection; like the published heads'"""
+        name: str = "gap"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.cap is not None and self.cap < 1:
+                raise ValueError(f"cap must be at least 1 pixel; it is {self.cap}. None takes all pixels")
+
+    config: Config
     prototypes: Tensor  # [C, G, D]
     updates: Tensor  # int64 [C, G]; 0: never seen
 
-    def __init__(
-        self,
-        num_classes: int,
-        channels: int,
-        *,
-        name: str = "gap",
-        weight: float = 0.5,
-        view: str = ORIGINAL,
-        dim: int = 256,
-        radii: Sequence[int] = (1, 2, 4),
-        nested: bool = False,
-        momentum: float = 0.99,
-        temperature: float = 0.07,
-        update: str = "batch_mean",
-        cap: int | None = None,
-        feature: str = "decoder",
-        lr_multiple: float = 10.0,
-    ) -> None:
-        """channels: of the feature map; where they are not `dim`, a projection is learned."""
-        super().__init__(name, weight, view)
-        if cap is not None and cap < 1:
-            raise ValueError(f"cap must be at least 1 pixel; it is {cap}. None takes all pixels")
-        if update not in ("batch_mean", "pixel"):
-            raise ValueError(f'update must be "batch_mean" or "pixel"; it is {update!r}')
-        self.radii = tuple(radii)
-        self.nested = nested
-        self.momentum = momentum
-        self.temperature = temperature
-        self.update = update
-        self.cap = cap
-        self.feature = feature
-        self.lr_multiple = lr_multiple
+    def __init__(self, config: Config, model: SegmentationModel) -> None:
+        super().__init__(config, model)
+        channels, dim = feature_channels(model, config.feature), config.dim
         self.projection = nn.Conv2d(channels, dim, 1) if channels != dim else None
-        self.register_buffer("prototypes", torch.zeros(num_classes, len(self.radii), dim))
-        self.register_buffer("updates", torch.zeros(num_classes, len(self.radii), dtype=torch.int64))
+        self.register_buffer("prototypes", torch.zeros(model.num_classes, len(config.radii), dim))
+        self.register_buffer("updates", torch.zeros(model.num_classes, len(config.radii), dtype=torch.int64))
         self._weighed: Weighed | None = None
         self._warned = False
 
     def parameter_groups(self) -> list[ParameterGroup]:
         if self.projection is None:
             return []
-        return [ParameterGroup(f"{self.name}.projection", list(self.projection.parameters()), self.lr_multiple)]
+        return [ParameterGroup(f"{self.name}.projection", list(self.projection.parameters()), self.config.lr_multiple)]
 
     def forward(self, outputs: Mapping[str, Prediction], batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        config = self.config
         features = self.features(self.prediction(outputs))
         labels = trainable(nearest(self.labels(batch), features.shape[-2:]))
-        bands = boundary_bands(labels, self.radii, ignore_index=VOID)
-        if self.cap is not None:
-            bands = capped(bands, labels, self.cap, self.updates.shape, batch.draws, context)
+        bands = boundary_bands(labels, config.radii, ignore_index=VOID)
+        if config.cap is not None:
+            bands = capped(bands, labels, config.cap, self.updates.shape, batch.draws, context)
         weights, seen = prototype_weights(self.updates)
         loss = prototype_info_nce(
             features,
@@ -124,9 +83,9 @@ class PrototypeContrast(Objective):
             bands,
             self.prototypes,
             weights.to(self.prototypes.dtype),
-            temperature=self.temperature,
+            temperature=config.temperature,
             seen=seen,
-            nested=self.nested,
+            nested=config.nested,
             group=context.group,
         )
         self._metrics = {"unweighted": loss.detach(), "seen": seen.sum()}
@@ -138,25 +97,25 @@ class PrototypeContrast(Objective):
                 features.detach(),
                 labels,
                 bands,
-                momentum=self.momentum,
-                mode=self.update,
-                nested=self.nested,
+                momentum=config.momentum,
+                mode=config.update,
+                nested=config.nested,
                 seed=context.seed,
                 step=context.step,
                 sample_ids=batch.draws,
                 group=context.group,
             )
-        return {self.name: weighted(loss, self.weight)}
+        return {self.name: weighted(loss, config.weight)}
 
     def features(self, prediction: Prediction) -> Tensor:
-        features = feature_map(self.name, prediction, self.feature)
+        features = feature_map(self.name, prediction, self.config.feature)
         return features if self.projection is None else self.projection(features)
 
     def metrics(self) -> dict[str, Tensor]:
         """mean_weight: of the terms of this rank's last batch, the scale at which the loss acts; 0 without terms."""
         if self._weighed is None:
             return {}
-        mean = mean_weight(self._weighed, self.nested)
+        mean = mean_weight(self._weighed, self.config.nested)
         if not self._warned and 0 < float(mean) < FEEBLE:
             self._warned = True
             logger.warning(
@@ -169,7 +128,7 @@ class PrototypeContrast(Objective):
 
 
 class Weighed(NamedTuple):
-    """What the mean weight of a batch is made of, once somebody asks."""
+    """What the mean weight of a batch is made of, once it is asked for."""
 
     labels: Tensor  # [N, h, w]
     bands: Tensor  # [N, h, w]

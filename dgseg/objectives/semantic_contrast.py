@@ -19,7 +19,7 @@ from dgseg.data.augment.pipeline import AUGMENTED
 from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
-from dgseg.objectives.base import ORIGINAL, Objective, ParameterGroup, StepContext, trainable, weighted
+from dgseg.objectives.base import ORIGINAL, Objective, ParameterGroup, StepContext, objective, trainable, weighted
 from dgseg.objectives.covariance import term_weights
 from dgseg.objectives.pixel_samples import ClassSamples, Confusions, class_samples, confusions
 from dgseg.objectives.pixels import feature_channels, feature_map, nearest
@@ -27,111 +27,71 @@ from dgseg.ops import across_ranks
 from dgseg.ops.prototype_ema.order import pixel_keys
 
 
-@dataclass(frozen=True)
-class SemanticContrastConfig:
-    cwcl: float | None = 0.3
-    """weight of class-wise contrast, ω3; None: without it"""
-    sdcl: float | None = 0.3
-    """weight of semantic disentanglement, ω4; None: without it"""
-    features: tuple[str, ...] = ("stage4", "concat", "decoder")
-    dim: int = 256
-    """of the embedding"""
-    temperature: float = 0.07
-    classes: int = 15
-    """cwcl: at most so many classes of an image"""
-    samples: int = 50
-    """cwcl: pixels of each class, half of them wrongly predicted; classes with no more pixels than this are left out"""
-    anchors: int = 1000
-    """sdcl: at most so many wrongly predicted pixels of an image"""
-    negatives: int = 20
-    """sdcl: at most so many pixels of the class that the anchor was mistaken for"""
-    head: Literal["shared", "stop_gradient", "individual"] = "shared"
-    """sdcl takes cwcl's projection heads and trains them too, takes them as they are, or has its own"""
-    anchors_require_right: bool = False
-    """sdcl: only where the original view is predicted rightly, as the released code has it"""
-    released_negatives: bool = False
-    """cwcl: all samples are negatives, those of the own class and the positive too, as in the released code"""
-    lr_multiple: float = 1.0
-    """of the projection heads"""
-    view: str = AUGMENTED
-    """what learns; the original view is what it learns from"""
-    name: str = "contrast"
-
-    def build(self, model: SegmentationModel) -> "SemanticContrast":
-        return SemanticContrast(
-            model.num_classes,
-            {feature: feature_channels(model, feature) for feature in self.features},
-            name=self.name,
-            cwcl=self.cwcl,
-            sdcl=self.sdcl,
-            dim=self.dim,
-            temperature=self.temperature,
-            classes=self.classes,
-            samples=self.samples,
-            anchors=self.anchors,
-            negatives=self.negatives,
-            head=self.head,
-            anchors_require_right=self.anchors_require_right,
-            released_negatives=self.released_negatives,
-            lr_multiple=self.lr_multiple,
-            view=self.view,
-        )
-
-
 class Picks(NamedTuple):
     cwcl: ClassSamples
     sdcl: Confusions
 
 
+@objective("semantic_contrast", "contrast")
 class SemanticContrast(Objective):
-    def __init__(
-        self,
-        num_classes: int,
-        channels: Mapping[str, int],
-        *,
-        name: str = "contrast",
-        cwcl: float | None = 0.3,
-        sdcl: float | None = 0.3,
-        dim: int = 256,
-        temperature: float = 0.07,
-        classes: int = 15,
-        samples: int = 50,
-        anchors: int = 1000,
-        negatives: int = 20,
-        head: str = "shared",
-        anchors_require_right: bool = False,
-        released_negatives: bool = False,
-        lr_multiple: float = 1.0,
-        view: str = AUGMENTED,
-    ) -> None:
-        """channels: of every feature map that is compared, by its name."""
-        super().__init__(name, 1.0, view)
-        self.weights = term_weights(name, cwcl=cwcl, sdcl=sdcl)
-        if head not in ("shared", "stop_gradient", "individual"):
-            raise ValueError(f'head must be "shared", "stop_gradient" or "individual"; it is {head!r}')
-        if head == "stop_gradient" and "cwcl" not in self.weights:
-            raise ValueError('head="stop_gradient" takes the heads that cwcl trains, and there is no cwcl')
-        if temperature <= 0 or min(classes, samples, anchors, negatives) < 1:
-            raise ValueError("temperature must be positive; classes, samples, anchors and negatives at least 1")
-        self.num_classes = num_classes
-        self.temperature = temperature
-        self.classes, self.samples = classes, samples
-        self.anchors, self.negatives = anchors, negatives
-        self.head = head
-        self.anchors_require_right = anchors_require_right
-        self.released_negatives = released_negatives
-        self.lr_multiple = lr_multiple
-        owners = list(self.weights) if head == "individual" else [next(iter(self.weights))]
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Objective.Config):
+        cwcl: float | None = 0.3
+        """weight of class-wise contrast, ω3; None: without it"""
+        sdcl: float | None = 0.3
+        """weight of semantic disentanglement, ω4; None: without it"""
+        features: tuple[str, ...] = ("stage4", "concat", "decoder")
+        dim: int = 256
+        """of the embedding"""
+        temperature: float = 0.07
+        classes: int = 15
+        """cwcl: at most this many classes of an image"""
+        samples: int = 50
+        """cwcl: pixels of each class, half of them wrongly predicted; classes with no more pixels are left out"""
+        anchors: int = 1000
+        """sdcl: at most this many wrongly predicted pixels of an image"""
+        negatives: int = 20
+        """sdcl: at most this many pixels of the class that the anchor was mistaken for"""
+        head: Literal["shared", "stop_gradient", "individual"] = "shared"
+        """sdcl takes cwcl's projection heads and trains them too, takes them as they are, or has its own"""
+        anchors_require_right: bool = False
+        """sdcl: only where the original view is predicted rightly, as the released code has it"""
+        released_negatives: bool = False
+        """cwcl: all samples are negatives, those of the own class and the positive too, as in the released code"""
+        lr_multiple: float = 1.0
+        """of the projection heads"""
+        view: str = AUGMENTED
+        """what learns; the original view is what it learns from"""
+        name: str = "contrast"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            terms = self.terms()
+            if self.head == "stop_gradient" and "cwcl" not in terms:
+                raise ValueError('head="stop_gradient" takes the heads that cwcl trains, and there is no cwcl')
+            if self.temperature <= 0 or min(self.classes, self.samples, self.anchors, self.negatives) < 1:
+                raise ValueError("temperature must be positive; classes, samples, anchors and negatives at least 1")
+
+        def terms(self) -> dict[str, float]:
+            return term_weights(self, cwcl=self.cwcl, sdcl=self.sdcl)
+
+    config: Config
+
+    def __init__(self, config: Config, model: SegmentationModel) -> None:
+        super().__init__(config, model)
+        self.num_classes = model.num_classes
+        self.weights = config.terms()
+        channels = {feature: feature_channels(model, feature) for feature in config.features}
+        owners = list(self.weights) if config.head == "individual" else [next(iter(self.weights))]
         self.heads = nn.ModuleDict(
             {
-                owner: nn.ModuleDict({feature: projection(width, dim) for feature, width in channels.items()})
+                owner: nn.ModuleDict({feature: projection(width, config.dim) for feature, width in channels.items()})
                 for owner in owners
             }
         )
-        self.features = tuple(channels)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        return [ParameterGroup(f"{self.name}.heads", list(self.heads.parameters()), self.lr_multiple)]
+        return [ParameterGroup(f"{self.name}.heads", list(self.heads.parameters()), self.config.lr_multiple)]
 
     def forward(self, outputs: Mapping[str, Prediction], batch: Batch, context: StepContext) -> dict[str, Tensor]:
         learning, fixed = self.prediction(outputs), outputs[ORIGINAL]
@@ -139,12 +99,12 @@ class SemanticContrast(Objective):
         picks: dict[tuple[int, ...], Picks] = {}
         sums: dict[str, list[Tensor]] = {term: [] for term in self.weights}
         counts: dict[str, list[Tensor]] = {term: [] for term in self.weights}
-        for feature in self.features:
+        for feature in self.config.features:
             map_q, map_k = (feature_map(self.name, prediction, feature) for prediction in (learning, fixed))
             if map_q.shape != map_k.shape:
                 raise ValueError(
                     f"objective {self.name!r} compares views of one geometry; {feature!r} is {list(map_q.shape)} in "
-                    f"{self.view!r} and {list(map_k.shape)} in {ORIGINAL!r}"
+                    f"{self.config.view!r} and {list(map_k.shape)} in {ORIGINAL!r}"
                 )
             size = tuple(map_q.shape[-2:])
             if size not in picks:
@@ -158,7 +118,9 @@ class SemanticContrast(Objective):
         count = torch.stack([torch.stack(counts[term]) for term in terms])
         losses = across_ranks.mean(total, count, context.group).mean(1).unbind()
         self._metrics = {f"{term}_unweighted": loss.detach() for term, loss in zip(terms, losses, strict=True)}
-        self._metrics |= {f"{term}_anchors": found for term, found in zip(terms, count.sum(1).unbind(), strict=True)}
+        self._metrics |= {
+            f"{term}_anchors": anchors for term, anchors in zip(terms, count.sum(1).unbind(), strict=True)
+        }
         return {
             f"{self.name}/{term}": weighted(loss, self.weights[term]) for term, loss in zip(terms, losses, strict=True)
         }
@@ -174,40 +136,41 @@ class SemanticContrast(Objective):
         context: StepContext,
     ) -> Picks:
         """For maps of this size. Hard samples are those that the original view gets wrong."""
+        config = self.config
         labels_NP = nearest(labels, size).flatten(1).long()
         predicted_q, predicted_k = (nearest(x.argmax(1), size).flatten(1) for x in (logits_q, logits_k))
         keys_NP = pixel_keys(draws, context.seed, context.step, *size)
         class_keys_NC = pixel_keys(draws, context.seed, context.step, 1, self.num_classes)
         right_k = predicted_k == labels_NP
-        allowed = right_k if self.anchors_require_right else torch.ones_like(right_k)
+        allowed = right_k if config.anchors_require_right else torch.ones_like(right_k)
         return Picks(
-            class_samples(keys_NP, class_keys_NC, labels_NP, ~right_k, self.classes, self.samples),
-            confusions(keys_NP, labels_NP, predicted_q, allowed, self.num_classes, self.anchors, self.negatives),
+            class_samples(keys_NP, class_keys_NC, labels_NP, ~right_k, config.classes, config.samples),
+            confusions(keys_NP, labels_NP, predicted_q, allowed, self.num_classes, config.anchors, config.negatives),
         )
 
     def losses(self, feature: str, map_q: Tensor, map_k: Tensor, picks: Picks) -> dict[str, tuple[Tensor, Tensor]]:
         """Of every term: sum over the anchors, and how many they are."""
-        cwcl, sdcl = picks
+        config, (cwcl, sdcl) = self.config, picks
         pixels_q = {"cwcl": cwcl.pixels, "sdcl": torch.cat([sdcl.anchors, sdcl.negatives], 1)}
         pixels_k = {"cwcl": cwcl.pixels, "sdcl": sdcl.anchors}
         embedded_q = self.embedded(feature, map_q, {term: pixels_q[term] for term in self.weights})
         with torch.no_grad():
             embedded_k = self.embedded(feature, map_k, {term: pixels_k[term] for term in self.weights})
-        found = {}
+        losses = {}
         with torch.autocast(map_q.device.type, enabled=False):
             if "cwcl" in self.weights:
-                found["cwcl"] = class_wise(
-                    embedded_q["cwcl"], embedded_k["cwcl"], cwcl, self.temperature, self.released_negatives
+                losses["cwcl"] = class_wise(
+                    embedded_q["cwcl"], embedded_k["cwcl"], cwcl, config.temperature, config.released_negatives
                 )
             if "sdcl" in self.weights:
                 A = sdcl.anchors.shape[1]
                 anchors, negatives = embedded_q["sdcl"][:, :A], embedded_q["sdcl"][:, A:]
-                found["sdcl"] = disentangling(anchors, embedded_k["sdcl"], negatives, sdcl, self.temperature)
-        return found
+                losses["sdcl"] = disentangling(anchors, embedded_k["sdcl"], negatives, sdcl, config.temperature)
+        return losses
 
     def embedded(self, feature: str, map_NCHW: Tensor, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """term -> [N, S, D], at each term's pixels."""
-        if self.head != "shared":
+        if self.config.head != "shared":
             return {term: embeddings(self._head(term, feature), map_NCHW, wanted) for term, wanted in pixels.items()}
         together = embeddings(self._head(next(iter(pixels)), feature), map_NCHW, torch.cat(list(pixels.values()), 1))
         parts = together.split([wanted.shape[1] for wanted in pixels.values()], 1)

@@ -5,6 +5,7 @@ however the image looks. Each batch is seen twice, as it is and augmented, at th
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -16,76 +17,64 @@ from dgseg.data.labels import OUT_OF_DISTRIBUTION, VOID
 from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
-from dgseg.objectives.base import ORIGINAL, Objective, StepContext, trainable, weighted
-from dgseg.objectives.cross_entropy import CrossEntropy, CrossEntropyConfig
+from dgseg.objectives.base import ORIGINAL, Objective, StepContext, objective, trainable, weighted
+from dgseg.objectives.cross_entropy import CrossEntropy
 from dgseg.ops import across_ranks
 from dgseg.ops.constants import constant
 from dgseg.ops.prototype_ema.order import pixel_keys
 
 
-@dataclass(frozen=True)
-class RelativeContrastConfig:
-    """Margins are for DeepLabV3+'s energies; Mask2Former's scores, which lie in 0 to 1, want .7, .5 and .2."""
-
-    weight: float = 1.0
-    original: float | None = 10.0
-    """λ1: unknown pixels lie so far above known ones of the original view; None: without this term"""
-    augmented: float | None = 5.0
-    """λ2: and so far above known ones of the augmented view"""
-    shift: float | None = 5.0
-    """λ3: a known place may be so much more uncertain in the augmented view than in the original"""
-    view: str = AUGMENTED
-    name: str = "unc"
-
-    @classmethod
-    def mask2former(cls) -> "RelativeContrastConfig":
-        return cls(original=0.7, augmented=0.5, shift=0.2)
-
-    def build(self, model: SegmentationModel) -> "RelativeContrast":
-        if getattr(model, "uncertainty", None) is None:
-            raise ValueError(
-                f"objective {self.name!r} trains an uncertainty head, and this {type(model).__name__} has none: build "
-                "deeplabv3plus_* or mask2former_r50 with uncertainty=True (model.options)"
-            )
-        return RelativeContrast(
-            name=self.name,
-            weight=self.weight,
-            view=self.view,
-            original=self.original,
-            augmented=self.augmented,
-            shift=self.shift,
-        )
-
-
+@objective("relative_contrast", "uncertainty")
 class RelativeContrast(Objective):
     """Means of max(0, u_in + λ1 - u_out) and max(0, u_aug + λ2 - u_out) over random pairs of pixels, and of
     max(0, u_aug - u_in - λ3) over the places that are known in both views. A pixel is out where it is labelled 254, in
     either view; it is in (original) or aug (augmented) where it has a class."""
 
-    def __init__(
-        self,
-        *,
-        name: str = "unc",
-        weight: float = 1.0,
-        view: str = AUGMENTED,
-        original: float | None = 10.0,
-        augmented: float | None = 5.0,
-        shift: float | None = 5.0,
-    ) -> None:
-        super().__init__(name, weight, view)
-        self.margins = {"original": original, "augmented": augmented, "shift": shift}
-        if all(margin is None for margin in self.margins.values()):
-            raise ValueError(f"objective {name!r} has no term left: give original, augmented or shift a margin")
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Objective.Config):
+        """Margins are for DeepLabV3+'s energies; Mask2Former's scores, which lie in 0 to 1, want .7, .5 and .2."""
+
+        original: float | None = 10.0
+        """λ1: unknown pixels lie this far above known ones of the original view; None: without this term"""
+        augmented: float | None = 5.0
+        """λ2: and this far above known ones of the augmented view"""
+        shift: float | None = 5.0
+        """λ3: a known place may be this much more uncertain in the augmented view than in the original"""
+        view: str = AUGMENTED
+        name: str = "unc"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.original is None and self.augmented is None and self.shift is None:
+                raise ValueError(
+                    f"objective {self.name!r} has no term left: give original, augmented or shift a margin"
+                )
+
+        @classmethod
+        def mask2former(cls) -> Self:
+            return cls(original=0.7, augmented=0.5, shift=0.2)
+
+    config: Config
+
+    def __init__(self, config: Config, model: SegmentationModel) -> None:
+        super().__init__(config, model)
+        if getattr(model, "uncertainty", None) is None:
+            raise ValueError(
+                f"objective {self.name!r} trains an uncertainty head, and this {type(model).__name__} has none: build "
+                "deeplabv3plus_* or mask2former_r50 with uncertainty=True (model.options)"
+            )
 
     def forward(self, outputs: Mapping[str, Prediction], batch: Batch, context: StepContext) -> dict[str, Tensor]:
-        scores, labels = zip(*(self._scored(outputs, batch, view) for view in (ORIGINAL, self.view)), strict=True)
+        config = self.config
+        views = ORIGINAL, config.view
+        scores, labels = zip(*(self._scored(outputs, batch, view) for view in views), strict=True)
         if labels[0].shape != labels[1].shape:
             raise ValueError(
                 f"objective {self.name!r} compares places of two views; they are {list(labels[0].shape)} and "
                 f"{list(labels[1].shape)}"
             )
         size = labels[0].shape[-2:]
-        # Everybody sees the global batch: any pixel may be paired with any other.
+        # Every rank sees the global batch: any pixel may be paired with any other.
         u_N2hw, labels_N2HW, draws = (
             gathered(each, context.group)
             for each in (torch.stack(scores, 1), torch.stack(labels, 1), batch.draws.to(labels[0].device))
@@ -93,19 +82,18 @@ class RelativeContrast(Objective):
         u_N2HW = F.interpolate(u_N2hw, size=size, mode="bilinear", align_corners=False)
         out = labels_N2HW == OUT_OF_DISTRIBUTION
         known = (labels_N2HW != VOID) & ~out
-        views = torch.arange(2, device=out.device).view(1, 2, 1, 1)
+        index = torch.arange(2, device=out.device).view(1, 2, 1, 1)
         # A term's two permutations, and those of the two terms, have streams of their own.
-        streams = {"original": (0, 1), "augmented": (2, 3)}
+        margins = {"original": (config.original, (0, 1)), "augmented": (config.augmented, (2, 3))}
         losses = {}
-        for place, (term, own) in enumerate(streams.items()):
-            margin = self.margins[term]
+        for view, (term, (margin, own)) in enumerate(margins.items()):
             if margin is not None:
                 keys = [_keys(draws, context.seed, 4 * context.step + stream, size) for stream in own]
-                within = known & (views == place)
+                within = known & (index == view)
                 partners = uncertainty_pairs(out.flatten(), within.flatten(), *keys)
                 losses[term] = _paired_hinge(u_N2HW.flatten(), partners, margin)
-        if self.margins["shift"] is not None:
-            hinge = (u_N2HW[:, 1] - u_N2HW[:, 0] - self.margins["shift"]).relu()
+        if config.shift is not None:
+            hinge = (u_N2HW[:, 1] - u_N2HW[:, 0] - config.shift).relu()
             losses["shift"] = _mean(hinge, known.all(1))
         self._metrics = {f"{term}_unweighted": loss.detach() for term, loss in losses.items()}
         self._metrics |= {
@@ -113,13 +101,13 @@ class RelativeContrast(Objective):
             "u_in": _mean(u_N2HW[:, 0].detach(), known[:, 0]),
             "u_aug": _mean(u_N2HW[:, 1].detach(), known[:, 1]),
         }
-        return {f"{self.name}/{term}": weighted(loss, self.weight) for term, loss in losses.items()}
+        return {f"{self.name}/{term}": weighted(loss, config.weight) for term, loss in losses.items()}
 
     def _scored(self, outputs: Mapping[str, Prediction], batch: Batch, view: str) -> tuple[Tensor, Tensor]:
         if view not in outputs or (view != ORIGINAL and view not in batch.views):
             raise ValueError(
-                f"objective {self.name!r} needs every image twice, as {ORIGINAL!r} and {self.view!r}, and there is "
-                f"{', '.join(outputs)}: train on a source of pairs (pairs=PATH, streets_pairs=game)"
+                f"objective {self.name!r} needs every image twice, as {ORIGINAL!r} and {self.config.view!r}, and there "
+                f"is {', '.join(outputs)}: train on a source of pairs (pairs=PATH, streets_pairs=game)"
             )
         found = outputs[view].extra.get("uncertainty")
         if found is None:
@@ -139,7 +127,7 @@ def _keys(draws: Tensor, seed: int, stream: int, size: torch.Size) -> Tensor:
 @torch.library.custom_op("dgseg::uncertainty_pairs", mutates_args=())
 def uncertainty_pairs(first: Tensor, second: Tensor, first_keys: Tensor, second_keys: Tensor) -> Tensor:
     """bool masks and int64 keys [P] -> int64 [P]: the pixels of the two masks, each in the order of its keys, one to
-    one until one of them ends. A first pixel has its partner's index, everybody else -1."""
+    one until one of them ends. A first pixel has its partner's index, every other pixel -1."""
     mine, others = first.nonzero()[:, 0], second.nonzero()[:, 0]
     pairs = min(len(mine), len(others))
     mine = mine[first_keys[mine].topk(pairs, largest=False).indices]
@@ -191,44 +179,37 @@ def gathered(local: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return everywhere
 
 
-@dataclass(frozen=True)
-class SmallLossConfig(CrossEntropyConfig):
+@objective("small_loss_cross_entropy", "small_loss")
+class SmallLossCrossEntropy(CrossEntropy):
     """Cross-entropy on the augmented view, where its labels can be trusted: what a generator draws strays from them."""
 
-    share: float = 0.8
-    """of the valid pixels of the global batch: those with the lowest cross-entropy"""
-    view: str = AUGMENTED
-    name: str = "ce_augmented"
+    @dataclass(frozen=True, kw_only=True)
+    class Config(CrossEntropy.Config):
+        share: float = 0.8
+        """of the valid pixels of the global batch: those with the lowest cross-entropy"""
+        view: str = AUGMENTED
+        name: str = "ce_augmented"
 
-    def build(self, model: SegmentationModel) -> "SmallLossCrossEntropy":
-        return SmallLossCrossEntropy(
-            model.num_classes,
-            name=self.name,
-            weight=self.weight,
-            view=self.view,
-            denominator=self.denominator,
-            class_weight=self.class_weight,
-            aux_multiple=self.aux_multiple,
-            share=self.share,
-        )
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 < self.share <= 1:
+                raise ValueError(
+                    f"objective {self.name!r} keeps a share above 0 and at most 1 of the pixels, not {self.share}"
+                )
 
-
-class SmallLossCrossEntropy(CrossEntropy):
-    def __init__(self, num_classes: int, *, share: float = 0.8, view: str = AUGMENTED, **options: object) -> None:
-        super().__init__(num_classes, view=view, **options)  # type: ignore[arg-type]
-        if not 0 < share <= 1:
-            raise ValueError(f"objective {self.name!r} keeps a share above 0 and at most 1 of the pixels, not {share}")
-        self.share = share
+    config: Config
+    scores_images = False
 
     def forward(self, outputs: Mapping[str, Prediction], batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        view = self.config.view
         labels = trainable(self.labels(batch))
         losses = pixel_losses(self.prediction(outputs).logits, labels)
-        limit = smallest(losses, labels != VOID, self.share, context.group)
+        limit = smallest(losses, labels != VOID, self.config.share, context.group)
         kept = labels.masked_fill(losses > limit, VOID)
-        if self.view == ORIGINAL:
+        if view == ORIGINAL:
             batch = replace(batch, labels=kept)
         else:
-            batch = replace(batch, views={**batch.views, self.view: replace(batch.views[self.view], labels=kept)})
+            batch = replace(batch, views={**batch.views, view: replace(batch.views[view], labels=kept)})
         terms = super().forward(outputs, batch, context)
         self._image_losses = None  # of the easy pixels alone they say nothing
         self._metrics["limit"] = limit
@@ -269,23 +250,18 @@ def _histogram(places: Tensor, counted: Tensor, group: dist.ProcessGroup | None)
     return across_ranks.total(counts, group)
 
 
-@dataclass(frozen=True)
-class MaximizedEntropyConfig:
-    """What stands beside (1 - weight) times the cross-entropy in Chan et al.'s loss."""
-
-    weight: float = 0.9
-    view: str = AUGMENTED
-    name: str = "max_entropy"
-
-    def build(self, model: SegmentationModel) -> "MaximizedEntropy":
-        return MaximizedEntropy(name=self.name, weight=self.weight, view=self.view)
-
-
+@objective("maximized_entropy", "max_entropy")
 class MaximizedEntropy(Objective):
-    """The mean over the pixels labelled 254 of the mean over the classes of -log p: least where p is uniform."""
+    """The mean over the pixels labelled 254 of the mean over the classes of -log p: least where p is uniform. Stands
+    beside (1 - weight) times the cross-entropy in Chan et al.'s loss."""
 
-    def __init__(self, *, name: str = "max_entropy", weight: float = 0.9, view: str = AUGMENTED) -> None:
-        super().__init__(name, weight, view)
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Objective.Config):
+        weight: float = 0.9
+        view: str = AUGMENTED
+        name: str = "max_entropy"
+
+    config: Config
 
     def forward(self, outputs: Mapping[str, Prediction], batch: Batch, context: StepContext) -> dict[str, Tensor]:
         labels, logits = self.labels(batch), self.prediction(outputs).logits
@@ -295,4 +271,4 @@ class MaximizedEntropy(Objective):
         total = torch.where(out, upsampled.logsumexp(1) - upsampled.mean(1), 0.0).sum()
         loss = across_ranks.mean(total, out.sum(), context.group)
         self._metrics = {"unweighted": loss.detach()}
-        return {self.name: weighted(loss, self.weight)}
+        return {self.name: weighted(loss, self.config.weight)}

@@ -17,80 +17,50 @@ from dgseg.data.augment.pipeline import AUGMENTED
 from dgseg.data.sample import Batch
 from dgseg.models.base import SegmentationModel
 from dgseg.models.prediction import Prediction
-from dgseg.objectives.base import ORIGINAL, Objective, StepContext, weighted
+from dgseg.objectives.base import Objective, StepContext, objective, weighted
 from dgseg.objectives.covariance import as_matrices, self_covariance
 from dgseg.objectives.pixels import feature_channels, feature_map
 from dgseg.ops import across_ranks
 from dgseg.ops.constants import constant
 
 
-@dataclass(frozen=True)
-class WhiteningConfig:
-    """For a model with instance_norms="whitening". The defaults are ISW."""
-
-    weight: float = 0.6
-    kind: Literal["iw", "irw", "isw"] = "isw"
-    features: tuple[str, ...] = ("norm0", "norm1", "norm2")
-    margin: float = 1 / 64
-    """irw: of the mean absolute covariance, what is let be"""
-    clusters: int = 3
-    """isw: of the covariances by their variance between the views; all but the lowest cluster are drawn to 0"""
-    warmup: float = 0.12
-    """isw: share of the run's steps before the loss acts"""
-    statistics: float = 0.02
-    """isw: share of the run's steps, the last ones of the warm-up, in which the variance is measured"""
-    other: str = AUGMENTED
-    """isw: the view that the variance is measured against"""
-    view: str = ORIGINAL
-    name: str = "whitening"
-
-    def build(self, model: SegmentationModel) -> "Whitening":
-        return Whitening(
-            {feature: feature_channels(model, feature) for feature in self.features},
-            name=self.name,
-            weight=self.weight,
-            kind=self.kind,
-            margin=self.margin,
-            clusters=self.clusters,
-            warmup=self.warmup,
-            statistics=self.statistics,
-            other=self.other,
-            view=self.view,
-        )
-
-
+@objective("isw", "irw", "iw", "whitening")
 class Whitening(Objective):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Objective.Config):
+        """For a model with instance_norms="whitening". The defaults are ISW."""
+
+        weight: float = 0.6
+        kind: Literal["iw", "irw", "isw"] = "isw"
+        """all covariances, those above a margin, or those that change with the colours of an image"""
+        features: tuple[str, ...] = ("norm0", "norm1", "norm2")
+        margin: float = 1 / 64
+        """irw: of the mean absolute covariance, what is let be"""
+        clusters: int = 3
+        """isw: of the covariances by their variance between the views; all but the lowest cluster are drawn to 0"""
+        warmup: float = 0.12
+        """isw: share of the run's steps before the loss acts"""
+        statistics: float = 0.02
+        """isw: share of the run's steps, the last ones of the warm-up, in which the variance is measured"""
+        other: str = AUGMENTED
+        """isw: the view that the variance is measured against"""
+        name: str = "whitening"
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            margin, clusters, warmup, statistics = self.margin, self.clusters, self.warmup, self.statistics
+            if margin < 0 or clusters < 2:
+                raise ValueError(f"margin must be at least 0 and clusters at least 2; they are {margin} and {clusters}")
+            if not 0 < statistics <= warmup < 1:
+                raise ValueError(f"give 0 < statistics <= warmup < 1, shares of the run; got {statistics} and {warmup}")
+
+    config: Config
     pairs: Tensor  # int64 []: images that the variances have been measured on
 
-    def __init__(
-        self,
-        channels: Mapping[str, int],
-        *,
-        name: str = "whitening",
-        weight: float = 0.6,
-        kind: str = "isw",
-        margin: float = 1 / 64,
-        clusters: int = 3,
-        warmup: float = 0.12,
-        statistics: float = 0.02,
-        other: str = AUGMENTED,
-        view: str = ORIGINAL,
-    ) -> None:
-        """channels: of every feature map that is whitened, by its name."""
-        super().__init__(name, weight, view)
-        if kind not in ("iw", "irw", "isw"):
-            raise ValueError(f'kind must be "iw", "irw" or "isw"; it is {kind!r}')
-        if margin < 0 or clusters < 2:
-            raise ValueError(f"margin must be at least 0 and clusters at least 2; they are {margin} and {clusters}")
-        if not 0 < statistics <= warmup < 1:
-            raise ValueError(f"give 0 < statistics <= warmup < 1, shares of the run; got {statistics} and {warmup}")
-        self.kind = kind
-        self.features = tuple(channels)
-        self.margin = margin if kind == "irw" else 0.0
-        self.clusters = clusters
-        self.warmup, self.statistics = warmup, statistics
-        self.other = other
-        if kind == "isw":
+    def __init__(self, config: Config, model: SegmentationModel) -> None:
+        super().__init__(config, model)
+        channels = {feature: feature_channels(model, feature) for feature in config.features}
+        if config.kind == "isw":
             self.register_buffer("pairs", torch.zeros((), dtype=torch.int64))
             for feature, C in channels.items():
                 self.register_buffer(f"variance_{feature}", torch.zeros(C, C))  # summed over the pairs
@@ -98,12 +68,12 @@ class Whitening(Objective):
         self._checked = False
 
     def forward(self, outputs: Mapping[str, Prediction], batch: Batch, context: StepContext) -> dict[str, Tensor]:
-        prediction = self.prediction(outputs)
-        maps = [as_matrices(feature_map(self.name, prediction, feature), False) for feature in self.features]
-        if self.kind != "isw":
+        config, prediction = self.config, self.prediction(outputs)
+        maps = [as_matrices(feature_map(self.name, prediction, feature), False) for feature in config.features]
+        if config.kind != "isw":
             return self._term(maps, [off_diagonal(map_NCP) for map_NCP in maps], context)
-        acts = math.ceil(self.warmup * context.max_steps)
-        measures = acts - math.ceil(self.statistics * context.max_steps)
+        acts = math.ceil(config.warmup * context.max_steps)
+        measures = acts - math.ceil(config.statistics * context.max_steps)
         if context.step < acts:
             if self.training and context.step >= measures:
                 self.measure(maps, outputs, context)
@@ -121,32 +91,34 @@ class Whitening(Objective):
                     f"measured no variances in steps {measures} to {acts - 1}: give the steps that the run began with, "
                     f"and train it from its start"
                 )
-        return self._term(maps, [getattr(self, f"sensitive_{feature}") for feature in self.features], context)
+        return self._term(maps, [getattr(self, f"sensitive_{feature}") for feature in config.features], context)
 
     def _term(self, maps: list[Tensor], masks: list[Tensor], context: StepContext) -> dict[str, Tensor]:
         """Mean absolute value of the masked covariances, less the margin: averaged over images, then over maps."""
-        per_image = []
+        config, per_image = self.config, []
+        margin = config.margin if config.kind == "irw" else 0.0
         for map_NCP, mask_CC in zip(maps, masks, strict=True):
             total_N = (self_covariance(map_NCP).abs() * mask_CC).sum((1, 2))
-            per_image.append((total_N / mask_CC.sum().clamp(min=1) - self.margin).clamp(min=0))
+            per_image.append((total_N / mask_CC.sum().clamp(min=1) - margin).clamp(min=0))
         images = constant(len(maps[0]), maps[0].device)
         loss = across_ranks.mean(torch.stack(per_image).mean(0).sum(), images, context.group)
         self._metrics = {"unweighted": loss.detach()}
-        self._metrics |= {f"masked_{feature}": mask.sum() for feature, mask in zip(self.features, masks, strict=True)}
-        return {self.name: weighted(loss, self.weight)}
+        self._metrics |= {f"masked_{feature}": mask.sum() for feature, mask in zip(config.features, masks, strict=True)}
+        return {self.name: weighted(loss, config.weight)}
 
     @torch.no_grad()
     def measure(self, maps: list[Tensor], outputs: Mapping[str, Prediction], context: StepContext) -> None:
         """Adds what every covariance varies by between the two views of an image."""
-        if self.other not in outputs:
+        config = self.config
+        if config.other not in outputs:
             raise ValueError(
-                f"objective {self.name!r} measures variance between {self.view!r} and {self.other!r}; the model was "
-                f"run on: {', '.join(outputs)}. An augmentation with both views is BlindNet's"
+                f"objective {self.name!r} measures variance between {config.view!r} and {config.other!r}; the model "
+                f"was run on: {', '.join(outputs)}. An augmentation with both views is BlindNet's"
             )
         pairs = constant(len(maps[0]), maps[0].device)
         self.pairs += summed(pairs, context)
-        for feature, map_NCP in zip(self.features, maps, strict=True):
-            other_NCP = as_matrices(feature_map(self.name, outputs[self.other], feature), False)
+        for feature, map_NCP in zip(config.features, maps, strict=True):
+            other_NCP = as_matrices(feature_map(self.name, outputs[config.other], feature), False)
             difference = self_covariance(map_NCP) - self_covariance(other_NCP)
             variance = difference.square().sum(0) / 2
             so_far: Tensor = getattr(self, f"variance_{feature}")
@@ -154,9 +126,9 @@ class Whitening(Objective):
 
     @torch.no_grad()
     def choose(self) -> None:
-        for feature in self.features:
+        for feature in self.config.features:
             variance = getattr(self, f"variance_{feature}") / self.pairs
-            getattr(self, f"sensitive_{feature}").copy_(sensitive(variance, self.clusters))
+            getattr(self, f"sensitive_{feature}").copy_(sensitive(variance, self.config.clusters))
 
 
 def off_diagonal(map_NCP: Tensor) -> Tensor:

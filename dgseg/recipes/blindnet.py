@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from dgseg.data.augment.presets import BlindNet
 from dgseg.objectives import (
-    CovarianceAlignmentConfig,
-    CrossEntropyConfig,
-    SemanticContrastConfig,
-    WhiteningConfig,
+    CovarianceAlignment,
+    CrossEntropy,
+    Objective,
+    SemanticContrast,
+    Whitening,
 )
 from dgseg.recipes import flexseg, streets
 from dgseg.recipes.catalogue import recipe, table
@@ -20,7 +21,6 @@ from dgseg.recipes.edit import with_objectives
 from dgseg.training.recipe import (
     DataConfig,
     ModelConfig,
-    ObjectiveConfig,
     Recipe,
     SamplerConfig,
     ScheduleConfig,
@@ -39,10 +39,10 @@ TEST = {
 }
 
 # Deep supervision is .4 on layer3 of the original view alone: half a cross-entropy, times 2, times the model's .4.
-ORIGINAL_CE = CrossEntropyConfig(weight=0.5, aux_multiple=2)
-AUGMENTED_CE = CrossEntropyConfig(weight=0.5, aux_multiple=0, view="augmented", name="ce_augmented")
-COVARIANCE = CovarianceAlignmentConfig()
-CONTRAST = SemanticContrastConfig()
+ORIGINAL_CE = CrossEntropy.Config(weight=0.5, aux_multiple=2)
+AUGMENTED_CE = CrossEntropy.Config(weight=0.5, aux_multiple=0, view="augmented", name="ce_augmented")
+COVARIANCE = CovarianceAlignment.Config()
+CONTRAST = SemanticContrast.Config()
 
 
 @recipe("blindnet", methods={"flexseg": flexseg.with_flexseg})
@@ -60,7 +60,7 @@ def blindnet(
             test=tuple(spec for name, spec in TEST.items() if name != source),
         ),
         model=ModelConfig(f"deeplabv3plus_{backbone}", pretrained=True, options={"instance_norms": "whitening"}),
-        objective=ObjectiveConfig(ce=ORIGINAL_CE, ce_augmented=AUGMENTED_CE, covariance=COVARIANCE, contrast=CONTRAST),
+        objective={"ce": ORIGINAL_CE, "ce_augmented": AUGMENTED_CE, "covariance": COVARIANCE, "contrast": CONTRAST},
         optimizer=SGDConfig(lr=0.01, momentum=0.9, weight_decay=5e-4),
         schedule=ScheduleConfig(steps=40_000, power=0.9),
         sampler=SamplerConfig(kind="class_uniform", share=0.5, min_pixels=1),
@@ -76,14 +76,16 @@ def blindnet_streets() -> Recipe:
         base,
         name="blindnet-streets",
         data=replace(base.data, augment=BlindNet(crop=(192, 384))),
-        objective=ObjectiveConfig(
-            ce=replace(ORIGINAL_CE, aux_multiple=1),
-            ce_augmented=replace(AUGMENTED_CE, aux_multiple=1),
+        objective={
+            "ce": replace(ORIGINAL_CE, aux_multiple=1),
+            "ce_augmented": replace(AUGMENTED_CE, aux_multiple=1),
             # No instance norms here: the maps are normalised for the covariances alone. A class needs more pixels than
             # are sampled of it in the smallest map, which has 72.
-            covariance=replace(COVARIANCE, features=("stage1", "stage2"), normalise=True),
-            contrast=replace(CONTRAST, features=("stage4", "decoder"), dim=64, samples=16, anchors=200, negatives=10),
-        ),
+            "covariance": replace(COVARIANCE, features=("stage1", "stage2"), normalise=True),
+            "contrast": replace(
+                CONTRAST, features=("stage4", "decoder"), dim=64, samples=16, anchors=200, negatives=10
+            ),
+        },
     )
 
 
@@ -122,19 +124,19 @@ def baselines() -> Mapping[str, Recipe]:
     return {
         "erm": _baseline(None, None),
         "ibn": _baseline("ibn", None),
-        "iw": _baseline("whitening", WhiteningConfig(kind="iw")),
-        "irw": _baseline("whitening", WhiteningConfig(kind="irw")),
-        "robustnet": _baseline("whitening", WhiteningConfig(), pair=True),
+        "iw": _baseline("whitening", Whitening.Config(kind="iw")),
+        "irw": _baseline("whitening", Whitening.Config(kind="irw")),
+        "robustnet": _baseline("whitening", Whitening.Config(), pair=True),
     }
 
 
 def _losses(whole: Recipe) -> dict[str, Recipe]:
     """Each of its losses alone, and together as in Tables 4 and 5; cross-entropy of both views is in all."""
-    covariance, contrast = whole.objective.covariance, whole.objective.contrast
-    assert covariance is not None
-    assert contrast is not None
+    covariance, contrast = whole.objective["covariance"], whole.objective["contrast"]
+    assert isinstance(covariance, CovarianceAlignment.Config)
+    assert isinstance(contrast, SemanticContrast.Config)
     without_sdcl = replace(contrast, sdcl=None)
-    parts = {
+    parts: dict[str, tuple[Objective.Config | None, Objective.Config | None]] = {
         "baseline": (None, None),
         "cm": (replace(covariance, ccl=None), None),
         "cc": (replace(covariance, cml=None), None),
@@ -149,11 +151,12 @@ def _losses(whole: Recipe) -> dict[str, Recipe]:
     return {row: with_objectives(whole, covariance=one, contrast=other) for row, (one, other) in parts.items()}
 
 
-def _baseline(norms: str | None, whitening: WhiteningConfig | None, *, pair: bool = False) -> Recipe:
+def _baseline(norms: str | None, whitening: Whitening.Config | None, *, pair: bool = False) -> Recipe:
     base = blindnet()
-    return replace(
+    base = replace(
         base,
         data=replace(base.data, augment=BlindNet(pair=pair)),
         model=replace(base.model, options={"instance_norms": norms}),
-        objective=ObjectiveConfig(ce=CrossEntropyConfig(), whitening=whitening),
+        objective={"ce": CrossEntropy.Config()},
     )
+    return with_objectives(base, whitening=whitening)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 from dgseg.data.augment.presets import HRDA, DAFormer
-from dgseg.objectives import CrossEntropyConfig, FeatureDistanceConfig
+from dgseg.objectives import CrossEntropy, FeatureDistance
 from dgseg.recipes import flexseg
 from dgseg.recipes.catalogue import recipe, table
 from dgseg.recipes.edit import with_objectives
@@ -19,7 +19,6 @@ from dgseg.training.recipe import (
     AdamWConfig,
     DataConfig,
     ModelConfig,
-    ObjectiveConfig,
     Recipe,
     SamplerConfig,
     ScheduleConfig,
@@ -47,7 +46,7 @@ def daformer(backbone: Backbone = "mitb5") -> Recipe:
             sources=SOURCES, augment=DAFormer(), batch_size=2, loaders=4, test=TEST, protocol="paper-daformer"
         ),
         model=ModelConfig(f"daformer_{backbone}", pretrained=True),
-        objective=ObjectiveConfig(ce=CrossEntropyConfig(), fd=FeatureDistanceConfig(f"daformer_{backbone}")),
+        objective={"ce": CrossEntropy.Config(), "fd": FeatureDistance.Config()},
         optimizer=AdamWConfig(),
         schedule=ScheduleConfig(steps=40_000, warmup=1500),
         sampler=SamplerConfig(kind="rare_class"),
@@ -60,7 +59,7 @@ def hrda(backbone: Backbone = "mitb5") -> Recipe:
     """HRDA on the same data: twice the size, two scales"""
     base = daformer()
     # The features that HRDA is compared by are those of its context branch, which sees half the size.
-    base = with_objectives(base, fd=FeatureDistanceConfig(f"hrda_{backbone}", image_scale=0.5))
+    base = with_objectives(base, fd=FeatureDistance.Config(image_scale=0.5))
     return replace(
         base,
         name="hrda",

@@ -12,23 +12,24 @@ from typing import Any, Literal
 from dgseg.data.augment.presets import DAFormer, Streets
 from dgseg.data.streets.domains import TARGETS
 from dgseg.objectives import (
-    CrossEntropyConfig,
-    MaskClassificationConfig,
-    MaximizedEntropyConfig,
-    RelativeContrastConfig,
-    SmallLossConfig,
+    CrossEntropy,
+    MaskClassification,
+    MaximizedEntropy,
+    RelativeContrast,
+    SmallLossCrossEntropy,
 )
 from dgseg.recipes import streets
 from dgseg.recipes.catalogue import recipe, table
+from dgseg.recipes.edit import with_objectives
 from dgseg.training.recipe import (
     AdamWConfig,
     DataConfig,
     ModelConfig,
-    ObjectiveConfig,
     Recipe,
     ScheduleConfig,
     TrainConfig,
 )
+from dgseg.training.yaml import override
 
 Family = Literal["deeplabv3plus", "mask2former"]
 Trained = Literal["features", "all"]
@@ -87,9 +88,7 @@ def stage1(family: Family = "deeplabv3plus") -> Recipe:
             test=TEST,
         ),
         model=ModelConfig(f"{family}_r50", options={"uncertainty": True}, trainable=HEAD),
-        objective=ObjectiveConfig(
-            uncertainty=RelativeContrastConfig.mask2former() if mask2former else RelativeContrastConfig()
-        ),
+        objective={"uncertainty": RelativeContrast.Config.mask2former() if mask2former else RelativeContrast.Config()},
         optimizer=AdamWConfig(lr=1e-5 if mask2former else 1e-4, weight_decay=1e-4, head_multiple=1.0),
         schedule=ScheduleConfig(steps=2000, power=0.9),
         train=TrainConfig(save_every=500),
@@ -104,11 +103,11 @@ def stage2(family: Family = "deeplabv3plus", trained: Trained = "features") -> R
         base,
         name="detect-stage2",
         model=replace(base.model, trainable=() if trained == "all" else FEATURES[family]),
-        objective=ObjectiveConfig(
-            ce=CrossEntropyConfig(weight=50),
-            small_loss=SmallLossConfig(weight=10),
-            uncertainty=base.objective.uncertainty,
-        ),
+        objective={
+            "ce": CrossEntropy.Config(weight=50),
+            "small_loss": SmallLossCrossEntropy.Config(weight=10),
+            **base.objective,
+        },
         schedule=ScheduleConfig(steps=10_000, power=0.9),
     )
 
@@ -121,7 +120,7 @@ def streets_start(family: Family = "deeplabv3plus") -> Recipe:
     if family == "mask2former":
         start = replace(
             start,
-            objective=ObjectiveConfig(masks=MaskClassificationConfig()),
+            objective={"masks": MaskClassification.Config()},
             optimizer=replace(base.optimizer, lr=1e-3),
             train=replace(base.train, clip=1.0),
         )
@@ -154,20 +153,18 @@ def detection_mask2former() -> Mapping[str, Recipe]:
 
 def _rows(family: Family) -> dict[str, Recipe]:
     everything, second = stage2(family, "all"), stage2(family)
-    entropy = ObjectiveConfig(ce=CrossEntropyConfig(weight=0.1), max_entropy=MaximizedEntropyConfig())
-    uncertainty = second.objective.uncertainty
-    assert uncertainty is not None, "stage 2 trains the head too"
-    alone = replace(uncertainty, augmented=None, shift=None)
-    detector = ObjectiveConfig(ce=CrossEntropyConfig(weight=50), uncertainty=alone)
-    generalizer = ObjectiveConfig(ce=CrossEntropyConfig(weight=50), small_loss=SmallLossConfig(weight=10))
+    entropy = {"ce": CrossEntropy.Config(weight=0.1), "max_entropy": MaximizedEntropy.Config()}
+    left_out = ("small_loss", "uncertainty.augmented", "uncertainty.shift")
+    detector = override(second, {f"objective.{part}": None for part in left_out})
+    generalizer = with_objectives(everything, uncertainty=None)
 
     def row(stage: Recipe, shift: str, *, uncertain: bool = True) -> Recipe:
         return _on_streets(stage, "", family, shift, uncertain=uncertain)
 
     return {
         "max-entropy": row(replace(everything, objective=entropy), "semantic", uncertain=False),
-        "detector": row(replace(second, objective=detector), "semantic"),
-        "generalizer": row(replace(everything, objective=generalizer), "covariate", uncertain=False),
+        "detector": row(detector, "semantic"),
+        "generalizer": row(generalizer, "covariate", uncertain=False),
         **{
             f"{shift}-stage{number}": row(stage, shift)
             for shift in SHIFTS

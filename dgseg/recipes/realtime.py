@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dgseg.data.augment.presets import RealTime
-from dgseg.objectives import AdversarialConfig, CrossEntropyConfig, FocalDiceConfig
+from dgseg.objectives import Adversarial, CrossEntropy, FocalDice
 from dgseg.recipes import streets
 from dgseg.recipes.catalogue import recipe, table
 from dgseg.recipes.edit import with_objectives
 from dgseg.training.recipe import (
     DataConfig,
     ModelConfig,
-    ObjectiveConfig,
     Recipe,
     ScheduleConfig,
     SGDConfig,
@@ -42,11 +41,11 @@ AUGMENTATIONS = {
 }
 # Of Table 4: what stands in the place of Table 3's cross-entropy.
 LOSSES = {
-    "focal": FocalDiceConfig.focal(),
-    "focal-weighted": FocalDiceConfig.focal("median_frequency"),
-    "dice": FocalDiceConfig.dice(),
-    "dice-weighted": FocalDiceConfig.dice("median_frequency"),
-    **{f"combined-{alpha}": FocalDiceConfig.combined(alpha) for alpha in (0.3, 0.5, 0.7)},
+    "focal": FocalDice.Config.focal(),
+    "focal-weighted": FocalDice.Config.focal("median_frequency"),
+    "dice": FocalDice.Config.dice(),
+    "dice-weighted": FocalDice.Config.dice("median_frequency"),
+    **{f"combined-{alpha}": FocalDice.Config.combined(alpha) for alpha in (0.3, 0.5, 0.7)},
 }
 
 
@@ -61,7 +60,7 @@ def realtime_streets() -> Recipe:
     """BiSeNet adapted to fog by an adversary on the streets world"""
     base = _streets_source("jitter")
     target = TargetConfig(f"streets=fog@train,use=adaptation,{streets.SIZE}", augmented(STREETS))
-    base = with_objectives(base, adversarial=AdversarialConfig(width=16))
+    base = with_objectives(base, adversarial=Adversarial.Config(width=16))
     return replace(base, name="realtime-streets", data=replace(base.data, target=target))
 
 
@@ -83,7 +82,7 @@ def supervised() -> Mapping[str, Recipe]:
     for network, parts in (("deeplabv2", DEEPLAB), ("bisenet", BISENET)):
         plain = _source_only(parts, CITYSCAPES_TRAIN, CITYSCAPES_IMAGES, augmented(CITYSCAPES))
         rows[network] = plain
-        rows[f"{network}-weighted"] = with_objectives(plain, ce=CrossEntropyConfig(class_weight="median_frequency"))
+        rows[f"{network}-weighted"] = with_objectives(plain, ce=CrossEntropy.Config(class_weight="median_frequency"))
     return rows
 
 
@@ -122,7 +121,7 @@ def _source_only(
             sources=(source,), augment=augment, batch_size=16, loaders=4, test=(CITYSCAPES_VAL,), protocol="realtime"
         ),
         model=model,
-        objective=ObjectiveConfig(ce=CrossEntropyConfig()),
+        objective={"ce": CrossEntropy.Config()},
         optimizer=optimizer,
         schedule=ScheduleConfig(steps=steps(count, 16, epochs), power=0.9),
         train=TrainConfig(precision="bf16", save_every=1000),
@@ -135,7 +134,7 @@ def _from_gta5(*parts: str, epochs: int = EPOCHS) -> Recipe:
 
 def _adversarial(batch: int) -> Recipe:
     """As many target images as source images in every step."""
-    base = with_objectives(_from_gta5("jitter"), adversarial=AdversarialConfig())
+    base = with_objectives(_from_gta5("jitter"), adversarial=Adversarial.Config())
     target = TargetConfig(CITYSCAPES_TRAIN, augmented(CITYSCAPES))
     return replace(
         base,

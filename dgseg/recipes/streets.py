@@ -4,14 +4,13 @@ from collections.abc import Mapping
 
 from dgseg.data.augment.presets import Streets
 from dgseg.data.streets.domains import TARGETS, VALIDATION
-from dgseg.objectives import CrossEntropyConfig
+from dgseg.objectives import CrossEntropy
 from dgseg.recipes import flexseg
 from dgseg.recipes.catalogue import recipe, table
 from dgseg.training.recipe import (
     AdamWConfig,
     DataConfig,
     ModelConfig,
-    ObjectiveConfig,
     Recipe,
     ScheduleConfig,
     TrainConfig,
@@ -45,7 +44,7 @@ def erm_streets() -> Recipe:
             test_batch=8,
         ),
         model=ModelConfig("bisenet_mini"),
-        objective=ObjectiveConfig(ce=CrossEntropyConfig()),
+        objective={"ce": CrossEntropy.Config()},
         optimizer=AdamWConfig(lr=2e-3, weight_decay=0.01, head_multiple=1.0, undecayed="vectors"),
         schedule=ScheduleConfig(steps=1000, power=0.9, warmup=50),
         train=TrainConfig(save_every=250),

@@ -1,9 +1,7 @@
 """A recipe's parts, made: data sets, sampler, loader, learner."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +28,7 @@ from dgseg.objectives import (
 )
 from dgseg.training.batch_norm import share_batch_norms
 from dgseg.training.learner import Learner
-from dgseg.training.recipe import ModelConfig, ObjectiveConfig, Recipe, SamplerConfig
+from dgseg.training.recipe import ModelConfig, Recipe, SamplerConfig
 from dgseg.training.world import World
 
 FROZEN_NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -50,6 +48,13 @@ def check(recipe: Recipe, world_size: int) -> None:
             )
     if not data.sources:
         raise ValueError("data.sources is empty: name what to train on, as in gta5=/data/gta5@train")
+    if not recipe.objective:
+        raise ValueError("objective is empty, and there is nothing to learn: add one, as --objective.ce cross_entropy")
+    if recipe.sampler.hardness is not None and not any(each.part().scores_images for each in recipe.objective.values()):
+        raise ValueError(
+            "sampler.hardness draws by the images' cross-entropy, and no objective of this recipe tells it: add "
+            "objective.ce or objective.ube, or do without sampler.hardness"
+        )
     if recipe.model.trainable and recipe.model.weights is None and not recipe.model.pretrained:
         raise ValueError(
             f"model.trainable trains {', '.join(recipe.model.trainable)} alone, in a model whose other weights are "
@@ -127,13 +132,14 @@ def model(config: ModelConfig) -> SegmentationModel:
 
 
 def learner(recipe: Recipe, sources: Sequence[Dataset], world: World) -> Learner:
-    objective = recipe.objective
-    if wants_median_frequency(objective):
-        objective = with_median_frequency(objective, class_weights(sources))
+    configs = recipe.objective
+    if any(wants_median_frequency(config) for config in configs.values()):
+        weights = class_weights(sources)
+        configs = {name: with_median_frequency(config, weights) for name, config in configs.items()}
     torch.manual_seed(recipe.seed)
     trained = model(recipe.model)
     _freeze(trained, recipe.model.trainable)
-    objectives = Objectives({name: config.build(trained) for name, config in present(objective).items()})
+    objectives = Objectives({name: config.build(trained) for name, config in configs.items()})
     layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     found = Learner(trained, objectives, layout)
     if recipe.train.precision == "float64":
@@ -149,12 +155,6 @@ def learner(recipe: Recipe, sources: Sequence[Dataset], world: World) -> Learner
 def class_weights(sources: Sequence[Dataset]) -> tuple[float, ...]:
     """By median frequency over everything that is trained on."""
     return median_frequency_weights(np.concatenate([source.class_pixels() for source in sources]))
-
-
-def present(objective: ObjectiveConfig) -> dict[str, Any]:
-    """The objectives that a recipe has, by field name."""
-    named = {each.name: getattr(objective, each.name) for each in fields(objective)}
-    return {name: config for name, config in named.items() if config is not None}
 
 
 class FrozenNorms:

@@ -118,11 +118,7 @@ class Loop:
     def _scored(self, images: list[ImageLosses]) -> ImageLosses | None:
         if images:
             return ImageLosses(*(torch.cat(each) for each in zip(*images, strict=True)))
-        if self.recipe.sampler.hardness is not None:
-            raise ValueError(
-                "sampler.hardness draws by the images' cross-entropy, and no objective of this recipe tells it: add "
-                "objective.ce or objective.ube, or do without sampler.hardness"
-            )
+        assert self.recipe.sampler.hardness is None, "assemble.check demands an objective that scores images"
         return None
 
     def _apply(self, pending: exchange.PendingExchange) -> None:

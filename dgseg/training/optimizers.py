@@ -1,17 +1,75 @@
 """Optimisers of a run: the recipe's for the model and the objectives' parameters, and one for each opponent's own."""
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dgseg.objectives.base import OwnOptimizer
+from dgseg.registry import Registry, check_choices
 from dgseg.training.learner import Learner
-from dgseg.training.recipe import AdamWConfig, ScheduleConfig, SGDConfig, Undecayed
-from dgseg.training.schedule import factor, polynomial
+from dgseg.training.schedule import ScheduleConfig, factor, polynomial
 
+OPTIMIZERS: "Registry[OptimizerConfig]" = Registry("optimizer")
+optimizer = OPTIMIZERS.register
+Undecayed = Literal["nothing", "norms", "vectors"]
+Group = dict[str, Any]  # as torch's optimisers take it
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(ABC):
+    """Of the run's optimiser: what belongs to every kind. A kind adds its own fields and builds torch's optimiser."""
+
+    registry: ClassVar[Registry[Any]] = OPTIMIZERS
+
+    lr: float
+    weight_decay: float = 0.0
+    head_multiple: float = 1.0
+    """learning rate of everything but the backbone, over the backbone's"""
+    backbone: str = "backbone."
+    """how the names of the backbone's parameters begin"""
+    undecayed: Undecayed = "nothing"
+    """norms and position embeddings, or all vectors (biases too), or nothing goes without weight decay"""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not 0 <= self.lr < math.inf:
+            raise ValueError(f"optimizer.lr is {self.lr}; it must be at least 0, and finite")
+
+    @abstractmethod
+    def build(self, groups: list[Group]) -> torch.optim.Optimizer:
+        """groups: each with its own "lr" and "weight_decay"."""
+
+
+@optimizer("adamw", "AdamWConfig")
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig(OptimizerConfig):
+    lr: float = 6e-5
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    head_multiple: float = 10.0
+    undecayed: Undecayed = "norms"
+
+    def build(self, groups: list[Group]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, fused=True)
+
+
+@optimizer("sgd", "SGDConfig")
+@dataclass(frozen=True, kw_only=True)
+class SGDConfig(OptimizerConfig):
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def build(self, groups: list[Group]) -> torch.optim.Optimizer:
+        # No fused kernel: FSDP2 cannot shard it.
+        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov, foreach=True)
 
 
 @dataclass
@@ -43,7 +101,7 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
 
-def parameter_groups(learner: Learner, config: AdamWConfig | SGDConfig) -> list[dict[str, Any]]:
+def parameter_groups(learner: Learner, config: OptimizerConfig) -> list[Group]:
     """Of the run's optimiser: the same groups in the same order wherever the learner is built."""
     model = learner.model
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -60,11 +118,11 @@ def parameter_groups(learner: Learner, config: AdamWConfig | SGDConfig) -> list[
         multiple = 1.0 if name.startswith(config.backbone) else config.head_multiple
         decay = 0.0 if name in without_decay else config.weight_decay
         groups.setdefault((multiple, decay), []).append(parameter)
-    for found in learner.objectives.parameter_groups():
-        if found.own is None:
-            for parameter in found.parameters:
+    for own in learner.objectives.parameter_groups():
+        if own.own is None:
+            for parameter in own.parameters:
                 decay = 0.0 if config.undecayed == "vectors" and parameter.dim() <= 1 else config.weight_decay
-                groups.setdefault((found.lr_multiple, decay), []).append(parameter)
+                groups.setdefault((own.lr_multiple, decay), []).append(parameter)
     # The backbone's group is the first where there is one: its rate stands in reports.
     ordered = sorted(groups.items(), key=lambda item: (item[0][0], -item[0][1]))
     return [
@@ -73,20 +131,22 @@ def parameter_groups(learner: Learner, config: AdamWConfig | SGDConfig) -> list[
     ]
 
 
-def build(learner: Learner, config: AdamWConfig | SGDConfig) -> Optimizers:
-    groups = parameter_groups(learner, config)
-    main: torch.optim.Optimizer
-    if isinstance(config, AdamWConfig):
-        main = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
-    else:
-        # No fused kernel: FSDP2 cannot shard it.
-        main = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
-    found = Optimizers(main)
+def build(learner: Learner, config: OptimizerConfig) -> Optimizers:
+    optimizers = Optimizers(config.build(parameter_groups(learner, config)))
     for group in learner.objectives.parameter_groups():
         if group.own is not None:
-            found.own[group.name] = _own(group.parameters, group.own)
-            found.powers[group.name] = group.own.power
-    return found
+            optimizers.own[group.name] = _own(group.parameters, group.own)
+            optimizers.powers[group.name] = group.own.power
+    return optimizers
+
+
+def state_tensors(config: OptimizerConfig) -> int:
+    """Of a parameter's size, that the optimiser keeps for each parameter: counted after a step of a small one."""
+    parameter = nn.Parameter(torch.zeros(2, 3))
+    parameter.grad = torch.zeros_like(parameter)
+    probe = config.build([{"params": [parameter], "lr": config.lr, "weight_decay": config.weight_decay}])
+    probe.step()
+    return sum(isinstance(each, Tensor) and each.shape == parameter.shape for each in probe.state[parameter].values())
 
 
 def _own(parameters: list[nn.Parameter], config: OwnOptimizer) -> torch.optim.Optimizer:

@@ -4,28 +4,30 @@ Where it runs (workers, devices, folders) is no part of it: see run.py. `dgseg.r
 system; the command line, the sweeps and the saved YAML all use the fields' dotted names: `objective.ube.alpha`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dgseg.data.augment.presets import HRDA, BlindNet, DAFormer, RealTime, Streets
 from dgseg.data.samplers.hardness import HardnessConfig
-from dgseg.objectives import (
-    AdversarialConfig,
-    BoundaryEmphasisConfig,
-    CovarianceAlignmentConfig,
-    CrossEntropyConfig,
-    FeatureDistanceConfig,
-    FocalDiceConfig,
-    MaskClassificationConfig,
-    MaximizedEntropyConfig,
-    PrototypeContrastConfig,
-    RelativeContrastConfig,
-    SemanticContrastConfig,
-    SmallLossConfig,
-    WhiteningConfig,
-)
+from dgseg.objectives import Objective
+from dgseg.training.optimizers import AdamWConfig, OptimizerConfig, SGDConfig
+from dgseg.training.schedule import ScheduleConfig
 
-Undecayed = Literal["nothing", "norms", "vectors"]
+__all__ = [
+    "AdamWConfig",
+    "Augmentation",
+    "DataConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Recipe",
+    "SGDConfig",
+    "SamplerConfig",
+    "ScheduleConfig",
+    "TargetConfig",
+    "TrainConfig",
+]
+
 Augmentation = Streets | DAFormer | HRDA | BlindNet | RealTime
 
 
@@ -100,70 +102,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """A method is the objectives that are there; each is a file of dgseg/objectives."""
-
-    ce: CrossEntropyConfig | None = None
-    ube: BoundaryEmphasisConfig | None = None
-    gap: PrototypeContrastConfig | None = None
-    fd: FeatureDistanceConfig | None = None
-    ce_augmented: CrossEntropyConfig | None = None
-    """on the augmented view"""
-    covariance: CovarianceAlignmentConfig | None = None
-    contrast: SemanticContrastConfig | None = None
-    whitening: WhiteningConfig | None = None
-    focal_dice: FocalDiceConfig | None = None
-    masks: MaskClassificationConfig | None = None
-    adversarial: AdversarialConfig | None = None
-    small_loss: SmallLossConfig | None = None
-    max_entropy: MaximizedEntropyConfig | None = None
-    uncertainty: RelativeContrastConfig | None = None
-
-
-@dataclass(frozen=True)
-class AdamWConfig:
-    lr: float = 6e-5
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    head_multiple: float = 10.0
-    """learning rate of everything but the backbone, over the backbone's"""
-    backbone: str = "backbone."
-    """how the names of the backbone's parameters begin"""
-    undecayed: Undecayed = "norms"
-    """norms and position embeddings, or all vectors (biases too), or nothing goes without weight decay"""
-
-
-@dataclass(frozen=True)
-class SGDConfig:
-    lr: float = 0.01
-    weight_decay: float = 5e-4
-    momentum: float = 0.9
-    nesterov: bool = False
-    head_multiple: float = 1.0
-    """learning rate of everything but the backbone, over the backbone's"""
-    backbone: str = "backbone."
-    """how the names of the backbone's parameters begin"""
-    undecayed: Undecayed = "nothing"
-    """norms and position embeddings, or all vectors (biases too), or nothing goes without weight decay"""
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    steps: int
-    """optimiser steps of the whole run"""
-    kind: Literal["poly", "cosine", "constant"] = "poly"
-    power: float = 1.0
-    """of poly: (1 - step / steps) ** power"""
-    warmup: int = 0
-    """steps in which the rate rises linearly"""
-    warmup_ratio: float = 1e-6
-    """of the rate, at the first step"""
-    minimum: float = 0.0
-    """share of the rate below which the decay does not go"""
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     precision: Literal["float32", "bf16", "fp16", "float64"] = "float32"
     """bf16 and fp16 are autocast over float32 weights; float64 is for proofs"""
@@ -205,9 +143,15 @@ class Recipe:
     name: str
     data: DataConfig
     model: ModelConfig
-    objective: ObjectiveConfig
-    optimizer: AdamWConfig | SGDConfig
+    objective: Mapping[str, Objective.Config]
+    """the losses by name; a method is the objectives that are there"""
+    optimizer: OptimizerConfig
     schedule: ScheduleConfig
     sampler: SamplerConfig = SamplerConfig()
     train: TrainConfig = TrainConfig()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.objective:
+            if not name.isidentifier():
+                raise ValueError(f"objective {name!r} has a name that no flag could have: take letters, digits and _")

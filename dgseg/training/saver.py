@@ -18,7 +18,8 @@ from dgseg.training.checkpoint import CheckpointError, Checkpoints, Loaded
 from dgseg.training.listener import CheckpointReport, Listener
 from dgseg.training.lock import Busy
 from dgseg.training.loop import Loop, NonFiniteLoss
-from dgseg.training.recipe import AdamWConfig, Recipe
+from dgseg.training.optimizers import state_tensors
+from dgseg.training.recipe import Recipe
 from dgseg.training.run import RunConfig
 from dgseg.training.storage import Lock, Storage
 from dgseg.training.strategies import Strategy
@@ -116,7 +117,7 @@ class Saver:
     def reserve(self, strategy: Strategy) -> None:
         """Memory for the first copy of the state, while training begins."""
         if self.world.first and self.world.device.type == "cpu" and not strategy.own_files:
-            moments = 2 if isinstance(self.recipe.optimizer, AdamWConfig) else 1
+            moments = state_tensors(self.recipe.optimizer)
             copies = 1 + moments + (self.recipe.train.ema is not None)
             self.checkpoints.reserve(copies * sum(each.nbytes for each in strategy.learner.parameters()))
 

@@ -1,8 +1,23 @@
 """Learning rate over the run: a function of the step alone, so that nothing of it has to be saved."""
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
-from dgseg.training.recipe import ScheduleConfig
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    steps: int
+    """optimiser steps of the whole run"""
+    kind: Literal["poly", "cosine", "constant"] = "poly"
+    power: float = 1.0
+    """of poly: (1 - step / steps) ** power"""
+    warmup: int = 0
+    """steps in which the rate rises linearly"""
+    warmup_ratio: float = 1e-6
+    """of the rate, at the first step"""
+    minimum: float = 0.0
+    """share of the rate below which the decay does not go"""
 
 
 def factor(schedule: ScheduleConfig, step: int) -> float:

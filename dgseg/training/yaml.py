@@ -4,14 +4,17 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Union, get_args, get_origin
 
 import yaml
 
+from dgseg.objectives import OBJECTIVES
+from dgseg.registry import Registry, registry_of
 from dgseg.training.recipe import Recipe
 
-KIND = "class"  # which of a union's dataclasses a mapping is
+CLASS = "class"  # which of a union's dataclasses a mapping is
+KIND, MODULE = "kind", "module"  # which registered part it is; what to import for one that is not ours
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -31,14 +34,18 @@ def from_yaml(text: str) -> Recipe:
 
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
-    """Dotted name -> value, leaves only. What a recipe does without is one leaf: None."""
+    """Dotted name -> value, leaves only, with the kind where there is a choice. What a recipe does without is one leaf,
+    None."""
     found: dict[str, Any] = {}
 
     def walk(value: Any, name: str) -> None:
+        registry = registry_of(value)
+        if registry is not None:
+            found[f"{name}.{KIND}"] = registry.kind(value)
         if dataclasses.is_dataclass(value):
             for each in dataclasses.fields(value):
                 walk(getattr(value, each.name), f"{name}.{each.name}" if name else each.name)
-        elif isinstance(value, dict) and value:
+        elif isinstance(value, Mapping) and value:
             for key, each in value.items():
                 walk(each, f"{name}.{key}")
         else:
@@ -49,7 +56,7 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
 
 
 def dotted(values: Mapping[str, Any], name: str = "") -> dict[str, str]:
-    """A recipe's YAML as text by dotted name, "schedule.steps": "500"; with the class where there is a choice."""
+    """A recipe's YAML as text by dotted name, "schedule.steps": "500"; with the kind where there is a choice."""
     found: dict[str, str] = {}
     for key, value in values.items():
         inner = f"{name}.{key}" if name else str(key)
@@ -69,41 +76,76 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values by dotted name. Text becomes what the field takes: "5" for an alpha is 5.0."""
+    """The recipe with other values by dotted name. Text becomes what the field takes: "5" for an alpha is 5.0. A part
+    is given by its kind, its config or its fields: {"objective.fd": "feature_distance"}; None does without it."""
     for name, value in changes.items():
         recipe = _replaced(recipe, name.split("."), value, name, flatten(recipe))
     return recipe
 
 
 def _replaced(config: Any, path: list[str], value: Any, name: str, known: Mapping[str, Any]) -> Any:
-    hints = _hints(type(config))
-    if path[0] not in hints:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise ValueError(f"a recipe has no field {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
-    old = getattr(config, path[0])
-    if len(path) == 1:
-        return dataclasses.replace(config, **{path[0]: _typed(value, hints[path[0]], name)})
-    if isinstance(old, dict):
-        return dataclasses.replace(config, **{path[0]: old | {".".join(path[1:]): _scalar(value)}})
-    if old is None:
+    """The config with another value at the path; `name` and `known` are for messages."""
+    first, rest = path[0], path[1:]
+    if isinstance(config, Mapping):
+        return _replaced_part(config, first, rest, value, name, known)
+    hints, registry = _hints(type(config)), registry_of(config)
+    if first == KIND and first not in hints and registry is not None and not rest:
+        return _part(value, registry, name)
+    if first not in hints:
+        raise ValueError(f"a recipe has no field {name!r}{_nearest(name, known)}")
+    old = getattr(config, first)
+    if not rest:
+        new = _typed(value, hints[first], name)
+    elif dataclasses.is_dataclass(old) or get_origin(hints[first]) is Mapping:
+        new = _replaced(old, rest, value, name, known)
+    elif isinstance(old, dict):
+        new = old | {".".join(rest): _scalar(value)}
+    elif old is None:
         raise ValueError(
-            f"{name!r}: this recipe does without {'.'.join(name.split('.')[: -len(path) + 1])}; "
-            "start from one that has it"
+            f"{name!r}: this recipe does without {name.removesuffix('.' + '.'.join(rest))}; start from one that has it"
         )
-    if not dataclasses.is_dataclass(old):
-        raise ValueError(f"{name!r}: {path[0]} is a value, and has no field {path[1]!r}")
-    return dataclasses.replace(config, **{path[0]: _replaced(old, path[1:], value, name, known)})
+    else:
+        raise ValueError(f"{name!r}: {first} is a value, and has no field {rest[0]!r}")
+    try:
+        return dataclasses.replace(config, **{first: new})
+    except ValueError as error:
+        raise ValueError(str(error) if name in str(error) else f"{name}: {error}") from error
+
+
+def _replaced_part(
+    parts: Mapping[str, Any], part: str, rest: list[str], value: Any, name: str, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The objectives with one of them changed, added or, by None, removed."""
+    if not rest and value in (None, "None"):
+        return {key: each for key, each in parts.items() if key != part}
+    if not rest or (part not in parts and rest == [KIND]):
+        return {**parts, part: _part(value, OBJECTIVES, name)}
+    if part in parts:
+        return {**parts, part: _replaced(parts[part], rest, value, name, known)}
+    if part not in OBJECTIVES:
+        raise ValueError(f"a recipe has no field {name!r}{_nearest(name, known)}")
+    added = name.removesuffix("." + ".".join(rest))
+    raise ValueError(f"{name!r}: this recipe does without {added}; add it first, or start from one that has it")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _plain(value: Any, hint: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints = _hints(type(value))
-        found = {each.name: _plain(getattr(value, each.name), hints[each.name]) for each in dataclasses.fields(value)}
+        hints, registry = _hints(type(value)), registry_of(value)
+        plain = {each.name: _plain(getattr(value, each.name), hints[each.name]) for each in dataclasses.fields(value)}
+        if registry is not None:
+            module = type(value).__module__
+            foreign = {} if module.startswith("dgseg.") else {MODULE: module}
+            return {KIND: registry.kind(value), **foreign, **plain}
         several = len([each for each in _choices(hint) if dataclasses.is_dataclass(each)]) > 1
-        return {KIND: type(value).__name__, **found} if several else found
+        return {CLASS: type(value).__name__, **plain} if several else plain
     if isinstance(value, list | tuple):
         return [_plain(each, None) for each in value]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(each, None) for key, each in value.items()}
     return value
 
@@ -115,6 +157,14 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
         if type(None) in choices:
             return None
         raise ValueError(f"{name} cannot be None; it takes {_named(hint)}")
+    for choice in choices:
+        registry = registry_of(choice)
+        if registry is not None:
+            return _part(value, registry, name)
+        if get_origin(choice) is Mapping and isinstance(value, Mapping):
+            # Older files name every objective that there was, most of them with nothing.
+            present = {key: each for key, each in value.items() if each is not None}
+            return {key: _part(each, OBJECTIVES, f"{name}.{key}", default=key) for key, each in present.items()}
     classes = [each for each in choices if dataclasses.is_dataclass(each)]
     if isinstance(value, Mapping) and classes:
         return _dataclass(value, classes, name)
@@ -143,24 +193,45 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     raise ValueError(f"{name} is {value!r}; it takes {_named(hint)}")
 
 
+def _part(value: Any, registry: Registry[Any], name: str, default: str | None = None) -> Any:
+    """A registered part: its config as it is, its kind alone, or its fields with the kind, else of the default kind."""
+    if registry_of(value) is registry:
+        return value
+    if not isinstance(value, str | Mapping):
+        raise ValueError(f"{name} is {value!r}; it takes the kind of an {registry.what}, or its fields")
+    fields = {KIND: value} if isinstance(value, str) else dict(value)
+    module = fields.pop(MODULE, None)
+    # Older files say class, of the optimiser alone.
+    kind = fields.pop(KIND, None) or fields.pop(CLASS, None) or default
+    if kind not in registry and module is not None:
+        raise ValueError(
+            f"{name}: {kind!r} is an {registry.what} of the module {module!r}, which is not imported here: import it "
+            "before the recipe is read"
+        )
+    try:
+        chosen = registry[kind]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}. One of your own is known once its module is imported") from error
+    return _dataclass(registry.implied(kind) | fields, [chosen], name)
+
+
 def _dataclass(value: Mapping[str, Any], classes: list[Any], name: str) -> Any:
     rest = dict(value)
-    kind = rest.pop(KIND, None)
-    chosen = classes[0] if kind is None and len(classes) == 1 else None
+    kind = rest.pop(CLASS, None) if len(classes) > 1 else None
+    chosen = classes[0] if len(classes) == 1 else None
     for each in classes:
         if each.__name__ == kind:
             chosen = each
     if chosen is None:
-        raise ValueError(f"{name}: {KIND} is {kind!r}; there are {', '.join(each.__name__ for each in classes)}")
+        raise ValueError(f"{name}: {CLASS} is {kind!r}; there are {', '.join(each.__name__ for each in classes)}")
     hints = _hints(chosen)
     for key in rest:
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            raise ValueError(f"{name} has no field {key!r}" + (f"; did you mean {near[0]}?" if near else ""))
-    made = {key: _typed(each, hints[key], f"{name}.{key}") for key, each in rest.items()}
+            raise ValueError(f"{name} has no field {key!r}{_nearest(str(key), hints)}")
+    values = {key: _typed(each, hints[key], f"{name}.{key}") for key, each in rest.items()}
     try:
-        return chosen(**made)
-    except TypeError as error:
+        return chosen(**values)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
 
 

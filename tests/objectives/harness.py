@@ -7,10 +7,28 @@ from torch import Tensor
 
 from dgseg.data import Batch
 from dgseg.models import Aux, Box, Prediction
+from dgseg.models.base import SegmentationModel
 from dgseg.objectives import StepContext
 from tests.ops.harness import label_map, normal
 
 CLASSES = 19
+
+
+class Stub(SegmentationModel):
+    """A model to build objectives for: it has feature maps of these widths."""
+
+    def __init__(self, widths: dict[str, int]) -> None:
+        super().__init__(CLASSES)
+        self.widths = widths
+        self.uncertainty = torch.nn.ParameterList([torch.zeros(1)])  # no random number is drawn for it
+
+    def predict(self, images: Tensor, *, seed: int, step: int) -> Prediction:
+        features = {name: images.new_zeros(len(images), width, 4, 4) for name, width in self.widths.items()}
+        return Prediction(images.new_zeros(len(images), CLASSES, 4, 4), features, [], {})
+
+
+def stub(**widths: int) -> Stub:
+    return Stub(widths)
 
 
 def batch(labels: Tensor | None, *, first_draw: int = 0, images: Tensor | None = None) -> Batch:

@@ -9,20 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgseg.data import Batch
-from dgseg.models import Prediction, build
+from dgseg.models import Prediction
 from dgseg.models.base import SegmentationModel
-from dgseg.objectives import (
-    Adversarial,
-    AdversarialConfig,
-    CrossEntropy,
-    FocalDiceConfig,
-    Objectives,
-    StepContext,
-)
+from dgseg.objectives import Adversarial, CrossEntropy, FocalDice, Objectives, StepContext
 from dgseg.training.learner import Learner
 from tests.models.harness import CLASSES as TINY_CLASSES
 from tests.models.harness import TINY, tiny
-from tests.objectives.harness import CLASSES, batch, context, degenerate
+from tests.objectives.harness import CLASSES, batch, context, degenerate, stub
 from tests.objectives.test_focal_dice import step as focal_dice_step
 from tests.ops.harness import compiled, label_map, run_ranks
 
@@ -55,8 +48,8 @@ def both_domains(part: slice = slice(0, 3), target_labels: Tensor | None = None)
 
 def learner(weight: float = 0.1) -> Learner:
     torch.manual_seed(0)
-    adversarial = Adversarial(build("discriminator", CLASSES, width=2), weight=weight)
-    return Learner(Tiny(), Objectives({"ce": CrossEntropy(CLASSES), "adversarial": adversarial})).double()
+    adversarial = Adversarial.Config(width=2, weight=weight).build(stub())
+    return Learner(Tiny(), Objectives({"ce": CrossEntropy.Config().build(stub()), "adversarial": adversarial})).double()
 
 
 def gradients_of(module: Learner, found: Batch, group=None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -74,7 +67,7 @@ def softmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
 def test_terms_are_the_formulas():
     module, found = learner(), both_domains()
     terms, _ = gradients_of(module, found)
-    discriminator = module.objectives.each["adversarial"].discriminator
+    discriminator = module.objectives["adversarial"].discriminator
     assert found.target is not None
     says_source = {
         name: torch.sigmoid(discriminator(softmax(module.model(shown.images).logits, shown.images.shape[-2:])))
@@ -99,7 +92,7 @@ def test_one_backward_gives_the_gradients_of_the_usual_two_phases():
 
     model, discriminator = (
         copy.deepcopy(module.model),
-        copy.deepcopy(module.objectives.each["adversarial"].discriminator),
+        copy.deepcopy(module.objectives["adversarial"].discriminator),
     )
     assert found.target is not None
     assert found.labels is not None
@@ -119,7 +112,7 @@ def test_one_backward_gives_the_gradients_of_the_usual_two_phases():
         (F.binary_cross_entropy_with_logits(verdict, torch.full_like(verdict, truth)) / 2).backward()
 
     expected = {f"model.{name}": p.grad for name, p in model.named_parameters()}
-    prefix = "objectives.each.adversarial.discriminator."
+    prefix = "objectives.adversarial.discriminator."
     expected |= {prefix + name: p.grad for name, p in discriminator.named_parameters()}
     assert ours.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -157,8 +150,8 @@ def test_the_studys_models_learn_all_of_their_parameters(name):
     found = batch(truth, images=images(2, shown, seed=1))
     found = replace(found, target=batch(None, images=images(2, shown, seed=2)))
     objectives = {
-        "focal_dice": FocalDiceConfig.combined(0.7, (1.0,) * TINY_CLASSES).build(model),
-        "adversarial": AdversarialConfig(width=2).build(model),
+        "focal_dice": FocalDice.Config.combined(0.7, (1.0,) * TINY_CLASSES).build(model),
+        "adversarial": Adversarial.Config(width=2).build(model),
     }
     module = Learner(model, Objectives(objectives))
     terms = module(found, context())
@@ -183,7 +176,7 @@ def test_degenerate_batches_have_finite_losses_and_gradients(case):
 def test_a_discriminator_that_is_sure_leaves_finite_gradients():
     module, found = learner(), both_domains()
     with torch.no_grad():
-        for parameter in module.objectives.each["adversarial"].parameters():
+        for parameter in module.objectives["adversarial"].parameters():
             parameter *= 100
     terms, gradients = gradients_of(module, found)
     assert all(t.isfinite().all() for t in (*terms.values(), *gradients.values()))
@@ -232,11 +225,8 @@ def test_autocast_changes_the_terms_by_rounding_alone():
 
 
 def test_the_discriminator_has_the_papers_optimiser():
-    class Model:
-        num_classes = CLASSES
-
-    objective = AdversarialConfig().build(Model())
-    assert objective.weight == 1e-3
+    objective = Adversarial.Config().build(stub())
+    assert objective.config.weight == 1e-3
     (group,) = objective.parameter_groups()
     assert group.own == (1e-4, (0.9, 0.99), 0.0, 0.9)
     assert group.parameters == list(objective.parameters())

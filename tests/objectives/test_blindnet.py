@@ -11,20 +11,10 @@ import torch.distributed as dist
 
 from dgseg.models import build
 from dgseg.models.profiling import arithmetic, parameters
-from dgseg.objectives import (
-    CovarianceAlignment,
-    CovarianceAlignmentConfig,
-    CrossEntropyConfig,
-    Objectives,
-    SemanticContrast,
-    SemanticContrastConfig,
-    StepContext,
-    Whitening,
-    WhiteningConfig,
-)
+from dgseg.objectives import CovarianceAlignment, CrossEntropy, Objectives, SemanticContrast, StepContext, Whitening
 from tests.models.harness import TINY, tiny
 from tests.models.harness import images as random_images
-from tests.objectives.harness import CLASSES, batch, context
+from tests.objectives.harness import batch, context, stub
 from tests.objectives.views import few_classes, part, predictions, rightly, two_views
 from tests.ops.harness import compiled, label_map, run_ranks
 
@@ -40,9 +30,9 @@ def blindnet(**contrast: Any) -> Objectives:
     maps = {feature: SHAPES[feature][0] for feature in ("stage4", "decoder")}
     small: dict[str, Any] = {"dim": 8, "classes": 4, "samples": 6, "anchors": 9, "negatives": 3}
     each = {
-        "covariance": CovarianceAlignment(features=tuple(norms)),
-        "contrast": SemanticContrast(CLASSES, maps, **(small | contrast)),
-        "whitening": Whitening(norms, warmup=0.6, statistics=0.3),
+        "covariance": CovarianceAlignment.Config(features=tuple(norms)).build(stub(**norms)),
+        "contrast": SemanticContrast.Config(features=tuple(maps), **(small | contrast)).build(stub(**maps)),
+        "whitening": Whitening.Config(features=tuple(norms), warmup=0.6, statistics=0.3).build(stub(**norms)),
     }
     return Objectives(each).double()
 
@@ -53,13 +43,13 @@ def test_every_model_has_the_maps_and_every_parameter_learns(name):
     model = tiny(name, instance_norms="whitening", **without)
     objectives = Objectives(
         {
-            "ce": CrossEntropyConfig(weight=0.5, aux_multiple=2).build(model),
-            "ce_augmented": CrossEntropyConfig(weight=0.5, aux_multiple=0, view="augmented", name="ce_augmented").build(
-                model
-            ),
-            "covariance": CovarianceAlignmentConfig().build(model),
-            "contrast": SemanticContrastConfig(samples=4).build(model),
-            "whitening": WhiteningConfig(kind="iw").build(model),
+            "ce": CrossEntropy.Config(weight=0.5, aux_multiple=2).build(model),
+            "ce_augmented": CrossEntropy.Config(
+                weight=0.5, aux_multiple=0, view="augmented", name="ce_augmented"
+            ).build(model),
+            "covariance": CovarianceAlignment.Config().build(model),
+            "contrast": SemanticContrast.Config(samples=4).build(model),
+            "whitening": Whitening.Config(kind="iw").build(model),
         }
     )
     truth = label_map(2, *TINY[name].size, classes=5, block=32).cpu()
@@ -95,8 +85,8 @@ def test_a_model_without_norms_inside_has_its_maps_normalised_by_the_objective()
     model = tiny("bisenet_mini")
     objectives = Objectives(
         {
-            "covariance": CovarianceAlignmentConfig(features=("stage1", "stage2"), normalise=True).build(model),
-            "contrast": SemanticContrastConfig(features=("stage4", "decoder"), dim=8, samples=4).build(model),
+            "covariance": CovarianceAlignment.Config(features=("stage1", "stage2"), normalise=True).build(model),
+            "contrast": SemanticContrast.Config(features=("stage4", "decoder"), dim=8, samples=4).build(model),
         }
     )
     truth = label_map(2, *TINY["bisenet_mini"].size, classes=5, block=32).cpu()
@@ -120,7 +110,7 @@ def test_inference_has_neither_more_parameters_nor_more_products(name):
         assert after.macs - before.macs < 0.001 * before.macs
     surplus = parameters(plain).total - parameters(blind).total
     assert surplus == {"r50": 128, "shufflenetv2": 48, "mobilenetv2": 0}[name.split("_")[1]]  # the stem's batch norm
-    objectives = Objectives({"contrast": SemanticContrastConfig().build(blind)})
+    objectives = Objectives({"contrast": SemanticContrast.Config().build(blind)})
     assert sum(parameter.numel() for parameter in objectives.parameters()) > 0
     assert set(blind.state_dict()) <= set(plain.state_dict()), "heads belong to the objectives"
 
@@ -200,8 +190,8 @@ def test_flex_seg_and_blindnet_have_terms_of_their_own():
     from dgseg.objectives import BoundaryEmphasis, PrototypeContrast
 
     objectives = blindnet()
-    objectives.each["ube"] = BoundaryEmphasis(CLASSES)
-    objectives.each["gap"] = PrototypeContrast(CLASSES, 4, dim=4).double()
+    objectives["ube"] = BoundaryEmphasis.Config().build(stub())
+    objectives["gap"] = PrototypeContrast.Config(dim=4).build(stub(decoder=4)).double()
     truth = few_classes()
     outputs = predictions(SHAPES)
     for step in range(2):

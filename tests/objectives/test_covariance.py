@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dgseg.objectives import CovarianceAlignment, CovarianceAlignmentConfig
+from dgseg.objectives import CovarianceAlignment
 from dgseg.objectives.covariance import self_covariance
 from tests.models.harness import tiny
-from tests.objectives.harness import context, degenerate
+from tests.objectives.harness import context, degenerate, stub
 from tests.objectives.views import few_classes, leaves, predictions, two_views
 from tests.ops.harness import normal
 
@@ -17,7 +17,7 @@ SHAPES = {"norm0": (3, 4, 6), "norm1": (5, 2, 3)}
 
 
 def objective(**options):
-    return CovarianceAlignment(features=tuple(SHAPES), **options)
+    return CovarianceAlignment.Config(features=tuple(SHAPES), **options).build(stub(norm0=3, norm1=5))
 
 
 def covariance(x: Tensor, y: Tensor, c: int, d: int) -> Tensor:
@@ -169,4 +169,4 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="the model was run on: original"):
         objective()({"original": outputs["original"]}, two_views(few_classes()), context())
     with pytest.raises(ValueError, match="no feature map 'norm0'; it has: stage1"):
-        CovarianceAlignmentConfig().build(tiny("deeplabv3plus_r50", instance_norms=None))
+        CovarianceAlignment.Config().build(tiny("deeplabv3plus_r50", instance_norms=None))

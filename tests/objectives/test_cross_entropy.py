@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgseg.models import Aux, Box
-from dgseg.objectives import BoundaryEmphasis, BoundaryEmphasisConfig, CrossEntropy
+from dgseg.objectives import BoundaryEmphasis, CrossEntropy
 from dgseg.objectives.cross_entropy import cropped
 from dgseg.ops import boundary_bands
-from tests.objectives.harness import CLASSES, batch, context, degenerate, detail, labels, prediction
+from tests.objectives.harness import CLASSES, batch, context, degenerate, detail, labels, prediction, stub
 
 
 def pixel_losses(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,7 +54,11 @@ def gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
 def test_cross_entropy_is_the_formula(denominator):
     truth, out = labels(), prediction()
     class_weight = torch.linspace(0.5, 2, CLASSES, dtype=torch.float64)
-    objective = CrossEntropy(CLASSES, weight=0.7, denominator=denominator, class_weight=class_weight.tolist()).double()
+    objective = (
+        CrossEntropy.Config(weight=0.7, denominator=denominator, class_weight=class_weight.tolist())
+        .build(stub())
+        .double()
+    )
     objective.class_weight.copy_(class_weight)  # from float32
     terms = objective({"original": out}, batch(truth), context())
     ce, _, valid = pixel_losses(out.logits, truth)
@@ -71,7 +75,7 @@ def test_cross_entropy_is_the_formula(denominator):
 def test_each_image_is_scored_without_weights():
     truth, out = labels(), prediction()
     truth[1] = 254
-    objective = BoundaryEmphasis(CLASSES, class_weight=[2.0] * CLASSES)
+    objective = BoundaryEmphasis.Config(class_weight=[2.0] * CLASSES).build(stub())
     objective({"original": out}, batch(truth), context())
     ce, _, valid = pixel_losses(out.logits, truth)
     losses = objective.image_losses()
@@ -85,7 +89,7 @@ def test_each_image_is_scored_without_weights():
 @pytest.mark.parametrize(("alpha", "radius", "denominator"), [(3.0, 3, "valid"), (3.0, 3, "all"), (0.5, 1, "valid")])
 def test_ube_is_the_formula(alpha, radius, denominator):
     truth, out = labels(2, 24, 32), prediction(2, 6, 8)
-    objective = BoundaryEmphasis(CLASSES, alpha=alpha, radius=radius, denominator=denominator)
+    objective = BoundaryEmphasis.Config(alpha=alpha, radius=radius, denominator=denominator).build(stub())
     term = objective({"original": out}, batch(truth), context())["ube"]
     expected = ube(out.logits, truth, alpha, radius, denominator)
     torch.testing.assert_close(term, expected, rtol=1e-9, atol=0)
@@ -99,7 +103,7 @@ def test_hrda_has_ube_on_the_fused_and_on_the_detail_prediction_each_with_its_ow
     crop = truth[:, 8:24, 16:40]
     assert not torch.equal(in_band(crop, 3), in_band(truth, 3)[:, 8:24, 16:40]), "the crop must show the difference"
     out = prediction(aux=[detail(3)], extra={"weight": 0.9})
-    objective = BoundaryEmphasis(CLASSES)
+    objective = BoundaryEmphasis.Config().build(stub())
     terms = objective({"original": out}, batch(truth), context())
     expected = {
         "ube": 0.9 * ube(out.logits, truth, 3.0, 3),
@@ -114,16 +118,20 @@ def test_hrda_has_ube_on_the_fused_and_on_the_detail_prediction_each_with_its_ow
 
 def test_auxiliary_heads_of_the_whole_image_share_its_bands():
     truth, out = labels(), prediction(aux=[Aux(prediction(3, 4, 6, seed=3).logits, 0.4)])
-    terms = BoundaryEmphasis(CLASSES)({"original": out}, batch(truth), context())
+    terms = BoundaryEmphasis.Config().build(stub())({"original": out}, batch(truth), context())
     torch.testing.assert_close(terms["ube/aux1"], 0.4 * ube(out.aux[0].logits, truth, 3.0, 3), rtol=1e-9, atol=0)
 
 
 def test_auxiliary_heads_can_weigh_more_or_be_left_out():
     truth, out = labels(), prediction(aux=[Aux(prediction(3, 4, 6, seed=3).logits, 0.4)])
-    plain = BoundaryEmphasis(CLASSES)({"original": out}, batch(truth), context())
-    twice = BoundaryEmphasis(CLASSES, weight=0.5, aux_multiple=2.0)({"original": out}, batch(truth), context())
+    plain = BoundaryEmphasis.Config().build(stub())({"original": out}, batch(truth), context())
+    twice = BoundaryEmphasis.Config(weight=0.5, aux_multiple=2.0).build(stub())(
+        {"original": out}, batch(truth), context()
+    )
     torch.testing.assert_close(twice, {"ube": 0.5 * plain["ube"], "ube/aux1": plain["ube/aux1"]})
-    assert list(CrossEntropy(CLASSES, aux_multiple=0.0)({"original": out}, batch(truth), context())) == ["ce"]
+    assert list(CrossEntropy.Config(aux_multiple=0.0).build(stub())({"original": out}, batch(truth), context())) == [
+        "ce"
+    ]
 
 
 def test_a_box_of_tensors_is_cropped_as_one_of_numbers():
@@ -134,28 +142,24 @@ def test_a_box_of_tensors_is_cropped_as_one_of_numbers():
 
 def test_alpha_zero_is_cross_entropy():
     truth, out = labels(), prediction(aux=[detail(3)])
-    plain = CrossEntropy(CLASSES)({"original": out}, batch(truth), context())
-    emphasised = BoundaryEmphasis(CLASSES, alpha=0.0)({"original": out}, batch(truth), context())
+    plain = CrossEntropy.Config().build(stub())({"original": out}, batch(truth), context())
+    emphasised = BoundaryEmphasis.Config(alpha=0.0).build(stub())({"original": out}, batch(truth), context())
     assert torch.equal(torch.stack(list(plain.values())), torch.stack(list(emphasised.values())))
 
 
 @pytest.mark.parametrize(
     ("config", "weigh"),
     [
-        (BoundaryEmphasisConfig.amplify(), lambda ce: torch.full_like(ce, 5.0)),
-        (BoundaryEmphasisConfig.ignore(), torch.zeros_like),
-        (BoundaryEmphasisConfig.reduce(), lambda ce: torch.full_like(ce, 0.5)),
-        (BoundaryEmphasisConfig.threshold(0.3), lambda ce: torch.where(ce > -math.log(0.3), 5.0, 1.0)),
+        (BoundaryEmphasis.Config.amplify(), lambda ce: torch.full_like(ce, 5.0)),
+        (BoundaryEmphasis.Config.ignore(), torch.zeros_like),
+        (BoundaryEmphasis.Config.reduce(), lambda ce: torch.full_like(ce, 0.5)),
+        (BoundaryEmphasis.Config.threshold(0.3), lambda ce: torch.where(ce > -math.log(0.3), 5.0, 1.0)),
     ],
     ids=["amplify", "ignore", "reduce", "threshold"],
 )
 def test_fixed_weightings(config, weigh):
     truth, out = labels(2, 24, 32), prediction(2, 6, 8)
-
-    class Model:
-        num_classes = CLASSES
-
-    term = config.build(Model())({"original": out}, batch(truth), context())["boundary"]
+    term = config.build(stub())({"original": out}, batch(truth), context())["boundary"]
     ce, _, valid = pixel_losses(out.logits, truth)
     weight = torch.where(in_band(truth, 3), weigh(ce), 1.0).detach()
     torch.testing.assert_close(term, (weight * ce).sum() / valid.sum(), rtol=1e-10, atol=0)
@@ -171,7 +175,9 @@ def test_the_band_of_one_radius_holds_those_of_smaller_radii(seed, radius, H, W)
 
 
 @pytest.mark.parametrize("case", degenerate())
-@pytest.mark.parametrize("objective", [CrossEntropy(CLASSES), BoundaryEmphasis(CLASSES)], ids=["ce", "ube"])
+@pytest.mark.parametrize(
+    "objective", [CrossEntropy.Config().build(stub()), BoundaryEmphasis.Config().build(stub())], ids=["ce", "ube"]
+)
 def test_degenerate_batches_have_finite_losses_and_gradients(case, objective):
     truth, out = degenerate()[case], prediction(2, 4, 4)
     out = out._replace(aux=[Aux(prediction(2, 2, 2).logits, 0.1, Box(0, 0, 8, 8))])
@@ -186,7 +192,7 @@ def test_degenerate_batches_have_finite_losses_and_gradients(case, objective):
 def test_the_batch_keeps_its_own_labels():
     truth = labels()
     before = truth.clone()
-    BoundaryEmphasis(CLASSES)({"original": prediction()}, batch(truth), context())
+    BoundaryEmphasis.Config().build(stub())({"original": prediction()}, batch(truth), context())
     assert torch.equal(truth, before)
 
 
@@ -207,4 +213,4 @@ def test_the_batch_keeps_its_own_labels():
 )
 def test_wrong_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
-        BoundaryEmphasis(CLASSES, **arguments)
+        BoundaryEmphasis.Config(**arguments).build(stub())

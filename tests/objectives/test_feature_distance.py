@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from dgseg.models import Prediction
 from dgseg.models.base import SegmentationModel
-from dgseg.objectives import FeatureDistance, FeatureDistanceConfig
+from dgseg.objectives import FeatureDistance
 from dgseg.objectives.feature_distance import THINGS, thing_cells
-from tests.objectives.harness import CLASSES, batch, context, degenerate, prediction
+from tests.objectives.harness import CLASSES, batch, context, degenerate, prediction, stub
 from tests.ops.harness import label_map
 
 STRIDE = 8
@@ -63,7 +63,7 @@ def test_the_mask_is_the_cells_with_enough_of_one_thing():
 def test_it_is_the_formula():
     torch.manual_seed(0)
     frozen, student = Tiny().double(), Tiny().double()
-    objective = FeatureDistance(frozen).double()
+    objective = FeatureDistance(FeatureDistance.Config(), stub(), frozen).double()
     truth, shown = truth_with_things(), images()
     features = student(student.normalise(shown).double()).features["stage4"].detach().requires_grad_()
     outputs = {"original": Prediction(features[:, :1], {"stage4": features}, [], {})}
@@ -83,7 +83,7 @@ def test_it_is_the_formula():
 def test_degenerate_batches_have_finite_losses_and_gradients(case):
     truth = degenerate()[case].repeat(1, 2, 2)
     frozen = Tiny()
-    objective = FeatureDistance(frozen)
+    objective = FeatureDistance(FeatureDistance.Config(), stub(), frozen)
     features = frozen(images(2, 32, 32)).features["stage4"].detach().requires_grad_()  # a distance of exactly 0
     outputs = {"original": Prediction(features[:, :1], {"stage4": features}, [], {})}
     term = objective(outputs, batch(truth, images=images(2, 32, 32)), context())["fd"]
@@ -94,14 +94,14 @@ def test_degenerate_batches_have_finite_losses_and_gradients(case):
 
 def test_hrda_compares_at_half_resolution():
     frozen = Tiny()
-    objective = FeatureDistance(frozen, image_scale=0.5)
+    objective = FeatureDistance(FeatureDistance.Config(image_scale=0.5), stub(), frozen)
     half = nn.functional.interpolate(frozen.normalise(images()), scale_factor=0.5, mode="bilinear")
     torch.testing.assert_close(objective.anchor(images()), frozen(half).features["stage4"].detach())
 
 
 def test_the_frozen_encoder_is_no_part_of_the_run():
     frozen = Tiny()
-    objective = FeatureDistance(frozen).train()
+    objective = FeatureDistance(FeatureDistance.Config(), stub(), frozen).train()
     assert list(objective.parameters()) == []
     assert objective.state_dict() == {}
     assert not frozen.training
@@ -111,12 +111,12 @@ def test_the_frozen_encoder_is_no_part_of_the_run():
 
 def test_errors_name_the_way_out():
     with pytest.raises(ValueError, match="give pretrained=True or a file"):
-        FeatureDistanceConfig(model="any", pretrained=False).build(Tiny())
+        FeatureDistance.Config(pretrained=False).build(Tiny())
     with pytest.raises(ValueError, match=r"image_scale=0\.5 with HRDA"):
-        FeatureDistance(Tiny())(
+        FeatureDistance(FeatureDistance.Config(), stub(), Tiny())(
             {"original": prediction(2, 8, 12)}, batch(truth_with_things(), images=images()), context()
         )
     with pytest.raises(ValueError, match="share"):
-        FeatureDistance(Tiny(), share=0.5)
+        FeatureDistance(FeatureDistance.Config(share=0.5), stub(), Tiny())
     with pytest.raises(ValueError, match="things"):
-        FeatureDistance(Tiny(), things=(19,))
+        FeatureDistance(FeatureDistance.Config(things=(19,)), stub(), Tiny())

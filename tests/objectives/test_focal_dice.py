@@ -13,25 +13,19 @@ from torch import Tensor
 from dgseg.data.streets import Streets
 from dgseg.models import Aux, Box
 from dgseg.objectives import (
-    BoundaryEmphasisConfig,
-    CrossEntropyConfig,
+    BoundaryEmphasis,
+    CrossEntropy,
     FocalDice,
-    FocalDiceConfig,
     Objectives,
     median_frequency_weights,
     wants_median_frequency,
     with_median_frequency,
 )
-from dgseg.training.recipe import ObjectiveConfig
-from tests.objectives.harness import CLASSES, batch, context, degenerate, detail, labels, prediction
+from tests.objectives.harness import CLASSES, batch, context, degenerate, detail, labels, prediction, stub
 from tests.ops.harness import compiled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS = [0.0, *np.linspace(0.2, 3, CLASSES - 1)]
-
-
-class Model:
-    num_classes = CLASSES
 
 
 def focal(logits: Tensor, truth: Tensor, weights: Tensor, gamma: float = 1.0) -> Tensor:
@@ -63,8 +57,8 @@ ONES, GIVEN = torch.ones(CLASSES, dtype=torch.float64), torch.tensor(WEIGHTS, dt
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 0.7, 1.0])
 def test_it_is_the_formula(alpha):
     truth, out = labels(), prediction()
-    config = FocalDiceConfig.combined(alpha, tuple(WEIGHTS))
-    objective = config.build(Model())
+    config = FocalDice.Config.combined(alpha, tuple(WEIGHTS))
+    objective = config.build(stub())
     if alpha > 0:
         double(objective, ONES, GIVEN)
     term = objective({"original": out}, batch(truth), context())["focal_dice"]
@@ -80,8 +74,8 @@ def test_it_is_the_formula(alpha):
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
 def test_each_loss_alone_really_uses_its_weights(gamma):
     truth, out = labels(), prediction()
-    one = double(FocalDiceConfig(0.0, gamma, focal_class_weight=tuple(WEIGHTS)).build(Model()), GIVEN, ONES)
-    other = double(FocalDiceConfig.dice(tuple(WEIGHTS)).build(Model()), ONES, GIVEN)
+    one = double(FocalDice.Config(alpha=0.0, gamma=gamma, focal_class_weight=tuple(WEIGHTS)).build(stub()), GIVEN, ONES)
+    other = double(FocalDice.Config.dice(tuple(WEIGHTS)).build(stub()), ONES, GIVEN)
     found = one({"original": out}, batch(truth), context()) | other({"original": out}, batch(truth), context())
     expected = {"focal_dice": focal(out.logits, truth, GIVEN, gamma), "dice": dice(out.logits, truth, GIVEN)}
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
@@ -93,7 +87,7 @@ def test_each_loss_alone_really_uses_its_weights(gamma):
 def test_auxiliary_predictions_and_weights_of_the_model():
     truth = labels()
     out = prediction(aux=[Aux(prediction(3, 4, 6, seed=3).logits, 1.0), detail(3)], extra={"weight": 0.9})
-    terms = FocalDice(CLASSES, weight=0.5, alpha=0.3)({"original": out}, batch(truth), context())
+    terms = FocalDice.Config(weight=0.5, alpha=0.3).build(stub())({"original": out}, batch(truth), context())
 
     def mixture(logits: Tensor, truth: Tensor) -> Tensor:
         return 0.3 * dice(logits, truth, ONES) + 0.7 * focal(logits, truth, ONES)
@@ -112,7 +106,7 @@ def test_degenerate_batches_have_finite_losses_and_gradients(case, weighted):
     truth, out = degenerate()[case], prediction(2, 4, 4)
     out = out._replace(aux=[Aux(prediction(2, 2, 2).logits, 0.1, Box(0, 0, 8, 8))])
     weights = WEIGHTS if weighted else None
-    objective = FocalDice(CLASSES, focal_class_weight=weights, dice_class_weight=weights)
+    objective = FocalDice.Config(focal_class_weight=weights, dice_class_weight=weights).build(stub())
     terms = objective({"original": out}, batch(truth), context())
     total = torch.stack(list(terms.values())).sum()
     for tensor in (total, *torch.autograd.grad(total, [out.logits, out.aux[0].logits])):
@@ -128,7 +122,7 @@ def step(part: slice, group=None) -> tuple[list[Tensor], Tensor]:
     truth[0][truth[0] == 5] = 255  # a class that the first rank has not
     logits = whole.logits.detach()[part].requires_grad_()
     own = whole._replace(logits=logits, aux=[Aux(logits, 0.4)])
-    objective = FocalDice(CLASSES, alpha=0.3, dice_class_weight=WEIGHTS).double()
+    objective = FocalDice.Config(alpha=0.3, dice_class_weight=WEIGHTS).build(stub()).double()
     terms = torch.stack(list(objective({"original": own}, batch(truth[part]), context(group=group)).values()))
     return list(terms.detach()), torch.autograd.grad(terms.sum(), logits)[0]
 
@@ -136,7 +130,7 @@ def step(part: slice, group=None) -> tuple[list[Tensor], Tensor]:
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_step_is_the_eager_one(backend):
     for alpha in (0.3, 1.0):
-        objective = Objectives({"fd": FocalDice(CLASSES, alpha=alpha, dice_class_weight=WEIGHTS)})
+        objective = Objectives({"fd": FocalDice.Config(alpha=alpha, dice_class_weight=WEIGHTS).build(stub())})
         found = []
         for call in (objective, compiled(objective, backend)):
             out = prediction(aux=[Aux(prediction(seed=4).logits.detach(), 0.4)])
@@ -186,25 +180,23 @@ def test_weights_of_a_dataset_make_rare_classes_heavy():
 def test_the_word_becomes_numbers_before_anything_is_built():
     numbers = tuple(float(w) for w in WEIGHTS)
     for config in (
-        CrossEntropyConfig(class_weight="median_frequency"),
-        BoundaryEmphasisConfig(class_weight="median_frequency"),
-        FocalDiceConfig.focal("median_frequency"),
-        FocalDiceConfig.combined(0.7),
+        CrossEntropy.Config(class_weight="median_frequency"),
+        BoundaryEmphasis.Config(class_weight="median_frequency"),
+        FocalDice.Config.focal("median_frequency"),
+        FocalDice.Config.combined(0.7),
     ):
         assert wants_median_frequency(config)
         with pytest.raises(ValueError, match="'median_frequency', a rule: an objective takes numbers"):
-            config.build(Model())
+            config.build(stub())
         resolved = with_median_frequency(config, numbers)
         assert not wants_median_frequency(resolved)
-        weight = resolved.build(Model()).class_weight
+        weight = resolved.build(stub()).class_weight
         assert weight is not None
         rows = weight.expand(2, CLASSES) if weight.dim() == 1 else weight
         assert any(torch.allclose(row.double(), GIVEN) for row in rows)
-    whole = ObjectiveConfig(ce=CrossEntropyConfig(class_weight="median_frequency"), ube=BoundaryEmphasisConfig())
-    resolved = with_median_frequency(whole, numbers)
-    assert resolved.ce == CrossEntropyConfig(class_weight=numbers)
-    assert resolved.ube == whole.ube
-    assert not wants_median_frequency(ObjectiveConfig(ce=CrossEntropyConfig()))
+    plain = BoundaryEmphasis.Config()
+    assert with_median_frequency(plain, numbers) == plain
+    assert not wants_median_frequency(plain)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +211,7 @@ def test_the_word_becomes_numbers_before_anything_is_built():
 )
 def test_wrong_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
-        FocalDice(CLASSES, **arguments)
+        FocalDice.Config(**arguments).build(stub())
 
 
 @pytest.mark.parametrize(

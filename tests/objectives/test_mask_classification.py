@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dgseg.models import Prediction
 from dgseg.models.mask_loss import mask_loss
-from dgseg.objectives import MaskClassificationConfig, Objectives, StepContext
-from dgseg.objectives.mask_classification import MaskClassification
+from dgseg.objectives import MaskClassification, Objectives, StepContext
 from tests.models.harness import CLASSES, images, tiny
 from tests.objectives.harness import batch, degenerate
 from tests.ops.harness import run_ranks
@@ -120,7 +119,7 @@ def test_terms_are_the_formula() -> None:
 
 def test_terms_are_the_models_own_loss() -> None:
     model = tiny(NAME).train()
-    objectives = Objectives({"masks": MaskClassificationConfig(weight=0.5).build(model)})
+    objectives = Objectives({"masks": MaskClassification.Config(weight=0.5).build(model)})
     prediction, labels = model(images(NAME)), truth()
     terms = objectives({"original": prediction}, batch(labels, first_draw=8), StepContext(4, 10, None, 3))
     unknown_is_void = torch.where(labels == 254, torch.full_like(labels, 255), labels)
@@ -142,7 +141,8 @@ def run_step(rank: int | None, group: dist.ProcessGroup | None) -> dict[str, Any
     part = SPLITS[rank]
     mine = [(classes[part].requires_grad_(), masks[part].requires_grad_()) for classes, masks in layers()]
     found = batch(blocks()[part], first_draw=6 + (part.start or 0))
-    terms = MaskClassification(config())({"original": predicted(mine)}, found, StepContext(2, 10, group, 3))
+    objective = MaskClassification.Config().build(tiny(NAME, num_queries=QUERIES, train_num_points=POINTS))
+    terms = objective({"original": predicted(mine)}, found, StepContext(2, 10, group, 3))
     leaves = [leaf for pair in mine for leaf in pair]
     gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), leaves)
     return {"terms": torch.stack(list(terms.values())).detach(), "gradients": list(gradients)}
@@ -159,7 +159,7 @@ def test_two_ranks_are_one_process() -> None:
 @pytest.mark.parametrize("labels", degenerate().values(), ids=degenerate())
 def test_degenerate_batches_have_finite_losses_and_gradients(labels: Tensor) -> None:
     model = tiny(NAME).train()
-    objective = MaskClassificationConfig().build(model)
+    objective = MaskClassification.Config().build(model)
     known = torch.where(labels < 254, labels % CLASSES, labels)
     total = sum(objective({"original": model(images(NAME))}, batch(known), StepContext(0, 1)).values())
     assert total.isfinite()
@@ -169,4 +169,4 @@ def test_degenerate_batches_have_finite_losses_and_gradients(labels: Tensor) -> 
 
 def test_other_models_are_refused() -> None:
     with pytest.raises(ValueError, match="take mask2former_r50, or"):
-        MaskClassificationConfig().build(tiny("bisenet_mini"))
+        MaskClassification.Config().build(tiny("bisenet_mini"))

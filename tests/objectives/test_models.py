@@ -5,16 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgseg.objectives import (
-    BoundaryEmphasisConfig,
-    FeatureDistance,
-    FeatureDistanceConfig,
-    Objectives,
-    PrototypeContrastConfig,
-    StepContext,
-)
+from dgseg.objectives import BoundaryEmphasis, FeatureDistance, Objectives, PrototypeContrast, StepContext
 from tests.models.harness import CLASSES, TINY, images, tiny
-from tests.objectives.harness import batch
+from tests.objectives.harness import batch, stub
 from tests.ops.harness import compiled, label_map
 
 ONES = [name for name, row in TINY.items() if row.size_of is None]
@@ -30,7 +23,7 @@ def truth(name: str):
 def test_every_model_trains_with_flex_seg(name):
     model = tiny(name)
     objectives = Objectives(
-        {"ube": BoundaryEmphasisConfig().build(model), "gap": PrototypeContrastConfig(dim=8).build(model)}
+        {"ube": BoundaryEmphasis.Config().build(model), "gap": PrototypeContrast.Config(dim=8).build(model)}
     )
     shown, found = images(name), batch(truth(name))
     for step in range(2):
@@ -50,7 +43,7 @@ def test_every_model_trains_with_flex_seg(name):
 def test_a_compiled_training_step_is_the_eager_one(name):
     model = tiny(name)
     objectives = Objectives(
-        {"ube": BoundaryEmphasisConfig().build(model), "gap": PrototypeContrastConfig(dim=8).build(model)}
+        {"ube": BoundaryEmphasis.Config().build(model), "gap": PrototypeContrast.Config(dim=8).build(model)}
     )
     start = {key: value.clone() for key, value in objectives.state_dict().items()}
     results = []
@@ -76,7 +69,9 @@ def test_features_are_no_distance_from_themselves_and_some_from_others(name, ima
     found = batch(things, images=shown)
     outputs = {"original": model(shown)}
     for seed, distant in ((0, False), (1, True)):
-        objective = FeatureDistance(tiny(name, seed=seed), things=(3,), image_scale=image_scale)
+        objective = FeatureDistance(
+            FeatureDistance.Config(things=(3,), image_scale=image_scale), stub(), tiny(name, seed=seed)
+        )
         term = objective(outputs, found, StepContext(0, 1))["fd"]
         assert objective.metrics()["fd/cells"] > 0
         assert (term > 1e-4) == distant
@@ -85,6 +80,6 @@ def test_features_are_no_distance_from_themselves_and_some_from_others(name, ima
 def test_without_pretrained_weights_there_is_a_clear_error(tmp_path: Path):
     model = tiny("bisenet_mini")
     with pytest.raises(ValueError, match="without pretrained weights"):
-        FeatureDistanceConfig("daformer_mitb0", pretrained=False).build(model)
+        FeatureDistance.Config(model="daformer_mitb0", pretrained=False).build(model)
     with pytest.raises((ValueError, FileNotFoundError), match=r"weights\.safetensors"):
-        FeatureDistanceConfig("daformer_mitb0", pretrained=str(tmp_path / "weights.safetensors")).build(model)
+        FeatureDistance.Config(model="daformer_mitb0", pretrained=str(tmp_path / "weights.safetensors")).build(model)

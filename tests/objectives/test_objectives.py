@@ -11,17 +11,9 @@ from torch import Tensor
 from dgseg.data import Batch
 from dgseg.models import Aux, Prediction
 from dgseg.models.base import SegmentationModel
-from dgseg.objectives import (
-    BoundaryEmphasis,
-    CrossEntropy,
-    FeatureDistance,
-    Objectives,
-    PrototypeContrast,
-    PrototypeContrastConfig,
-    StepContext,
-)
+from dgseg.objectives import BoundaryEmphasis, CrossEntropy, FeatureDistance, Objectives, PrototypeContrast, StepContext
 from dgseg.objectives.pixels import feature_channels
-from tests.objectives.harness import CLASSES, batch, context, labels, prediction
+from tests.objectives.harness import CLASSES, batch, context, labels, prediction, stub
 from tests.objectives.test_feature_distance import Tiny, images
 from tests.ops.harness import compiled, run_ranks
 
@@ -30,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def flex_seg(**gap: Any) -> Objectives:
     torch.manual_seed(0)
-    contrast = PrototypeContrast(CLASSES, 24, dim=16, **gap)
-    return Objectives({"ube": BoundaryEmphasis(CLASSES), "gap": contrast}).double()
+    contrast = PrototypeContrast.Config(dim=16, **gap).build(stub(decoder=24))
+    return Objectives({"ube": BoundaryEmphasis.Config().build(stub()), "gap": contrast}).double()
 
 
 def test_terms_come_weighted_and_metrics_do_not():
@@ -51,7 +43,7 @@ def test_terms_come_weighted_and_metrics_do_not():
 
 
 def test_equal_names_are_refused():
-    objectives = Objectives({"one": CrossEntropy(CLASSES), "two": CrossEntropy(CLASSES)})
+    objectives = Objectives({"one": CrossEntropy.Config().build(stub()), "two": CrossEntropy.Config().build(stub())})
     with pytest.raises(ValueError, match="'one' and 'two' both return terms named 'ce'"):
         objectives({"original": prediction()}, batch(labels()), context())
     with pytest.raises(ValueError, match="at least one"):
@@ -64,15 +56,15 @@ def test_a_view_has_its_own_prediction_and_labels():
     found = batch(truth)
     found = Batch(found.images, truth, found.ids, found.draws, found.indices, found.sources, views)
     outputs = {"original": prediction(), "augmented": prediction(seed=4)}
-    augmented = CrossEntropy(CLASSES, view="augmented")(outputs, found, context())["ce"]
-    plain = CrossEntropy(CLASSES)({"original": outputs["augmented"]}, batch(other), context())["ce"]
+    augmented = CrossEntropy.Config(view="augmented").build(stub())(outputs, found, context())["ce"]
+    plain = CrossEntropy.Config().build(stub())({"original": outputs["augmented"]}, batch(other), context())["ce"]
     assert torch.equal(augmented, plain)
     with pytest.raises(ValueError, match="the model was run on: original, augmented"):
-        CrossEntropy(CLASSES, view="third")(outputs, found, context())
+        CrossEntropy.Config(view="third").build(stub())(outputs, found, context())
     with pytest.raises(ValueError, match="the batch has: original"):
-        CrossEntropy(CLASSES, view="augmented")(outputs, batch(truth), context())
+        CrossEntropy.Config(view="augmented").build(stub())(outputs, batch(truth), context())
     with pytest.raises(ValueError, match="needs labels"):
-        CrossEntropy(CLASSES)(outputs, batch(None), context())
+        CrossEntropy.Config().build(stub())(outputs, batch(None), context())
 
 
 class TwoMaps(SegmentationModel):
@@ -91,10 +83,10 @@ class TwoMaps(SegmentationModel):
 def test_a_config_finds_the_width_of_the_feature_map_and_leaves_the_model_alone():
     model = TwoMaps()
     before = copy.deepcopy(model.state_dict())
-    gap = PrototypeContrastConfig(dim=16).build(model)
+    gap = PrototypeContrast.Config(dim=16).build(model)
     assert gap.projection is not None
     assert gap.projection.in_channels == 24
-    assert PrototypeContrastConfig(dim=24).build(model).projection is None
+    assert PrototypeContrast.Config(dim=24).build(model).projection is None
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
     with pytest.raises(ValueError, match="it has: decoder"):
@@ -113,7 +105,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def run_steps(rank: int | None, group: dist.ProcessGroup | None, gap: dict[str, Any]) -> dict[str, Any]:
     objectives = flex_seg(**gap)
     torch.manual_seed(1)
-    objectives.each["fd"] = FeatureDistance(Tiny(), weight=1.0)
+    objectives["fd"] = FeatureDistance(FeatureDistance.Config(weight=1.0), stub(), Tiny())
     part = SPLITS[rank]
     seen: dict[str, list[Any]] = {"terms": [], "gradients": [], "images": []}
     parameters = list(objectives.parameters())

@@ -10,14 +10,15 @@ from dgseg.objectives import PrototypeContrast
 from dgseg.objectives.pixels import nearest
 from dgseg.objectives.prototypes import prototype_weights
 from dgseg.ops.prototype_ema.order import pixel_keys
-from tests.objectives.harness import CLASSES, batch, context, degenerate, labels, prediction
+from tests.objectives.harness import CLASSES, batch, context, degenerate, labels, prediction, stub
 from tests.objectives.test_cross_entropy import in_band
 
 D, RADII = 16, (1, 2, 4)
 
 
 def objective(**options):
-    return PrototypeContrast(CLASSES, options.pop("channels", D), dim=D, radii=RADII, **options).double()
+    model = stub(decoder=options.pop("channels", D))
+    return PrototypeContrast.Config(dim=D, radii=RADII, **options).build(model).double()
 
 
 class Oracle:
@@ -220,7 +221,7 @@ def test_a_restored_bank_goes_on_bit_for_bit(update):
 
 
 def test_the_bank_stays_float32_when_the_model_is_narrowed():
-    gap = PrototypeContrast(CLASSES, 24, dim=D)
+    gap = PrototypeContrast.Config(dim=D).build(stub(decoder=24))
     gap.prototypes.normal_()
     before = gap.prototypes.clone()
     gap.bfloat16()
@@ -236,7 +237,7 @@ def test_autocast_changes_the_loss_by_rounding_alone():
     terms = {}
     for enabled in (False, True):
         torch.manual_seed(0)
-        gap = PrototypeContrast(CLASSES, 24, dim=D, radii=RADII)
+        gap = PrototypeContrast.Config(dim=D, radii=RADII).build(stub(decoder=24))
         for step in range(2):
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 outputs = {"original": out._replace(features={"decoder": features})}
@@ -252,5 +253,5 @@ def test_wrong_arguments():
         objective(cap=0)
     with pytest.raises(ValueError, match="update"):
         objective(update="mean")
-    with pytest.raises(ValueError, match="the model has: stage4, decoder"):
-        objective(feature="fused")({"original": prediction(D=D)}, batch(labels()), context())
+    with pytest.raises(ValueError, match="no feature map 'fused'; it has: decoder"):
+        objective(feature="fused")

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dgseg.objectives import SemanticContrast, SemanticContrastConfig
+from dgseg.objectives import SemanticContrast
 from dgseg.objectives.pixels import nearest
 from dgseg.ops.prototype_ema.order import pixel_keys
 from tests.models.harness import tiny
-from tests.objectives.harness import CLASSES, context, degenerate
+from tests.objectives.harness import CLASSES, context, degenerate, stub
 from tests.objectives.test_pixel_samples import chosen_by_hand, confused_by_hand
 from tests.objectives.views import few_classes, leaves, predictions, rightly, two_views
 from tests.ops.harness import deterministic_and_poisoned
@@ -26,7 +26,7 @@ SMALL = {"dim": 8, "classes": 4, "samples": 6, "anchors": 9, "negatives": 3}
 
 def objective(**options) -> SemanticContrast:
     torch.manual_seed(0)
-    found = SemanticContrast(CLASSES, WIDTHS, **(SMALL | options)).double()
+    found = SemanticContrast.Config(features=tuple(WIDTHS), **(SMALL | options)).build(stub(**WIDTHS)).double()
     for parameter in found.parameters():  # biases are 0 at first
         parameter.data += 0.1 * torch.randn_like(parameter)
     return found
@@ -183,7 +183,7 @@ def test_no_tensor_grows_with_the_pairs_of_all_pixels():
     P, shapes = 96 * 96, {"decoder": (8, 96, 96)}
     labels = few_classes(1, 96, 96)
     outputs = rightly(predictions(shapes, 1, logits=(96, 96)), labels, share=0.3)
-    contrast = SemanticContrast(CLASSES, {"decoder": 8}).double()
+    contrast = SemanticContrast.Config(features=("decoder",)).build(stub(decoder=8)).double()
     with Largest() as largest:
         terms = contrast(outputs, two_views(labels), context())
         sum(terms.values()).backward()
@@ -229,7 +229,7 @@ def test_equal_steps_are_equal_bits_and_other_steps_are_others():
 
 def test_a_restored_objective_goes_on_bit_for_bit():
     _, outputs, batch = situation()
-    first, second = objective(), SemanticContrast(CLASSES, WIDTHS, **SMALL).double()
+    first, second = objective(), SemanticContrast.Config(features=tuple(WIDTHS), **SMALL).build(stub(**WIDTHS)).double()
     second.load_state_dict(first.state_dict())
     assert first(outputs, batch, context(3)) == second(outputs, batch, context(3))
 
@@ -277,5 +277,5 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="views of one geometry"):
         objective()(outputs, batch, context())
     with pytest.raises(ValueError, match="no feature map 'fused'"):
-        SemanticContrastConfig(features=("fused",)).build(tiny("bisenet_mini"))
-    assert math.isclose(SemanticContrastConfig().temperature, 0.07)
+        SemanticContrast.Config(features=("fused",)).build(tiny("bisenet_mini"))
+    assert math.isclose(SemanticContrast.Config().temperature, 0.07)

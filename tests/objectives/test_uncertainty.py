@@ -23,15 +23,13 @@ from dgseg.objectives import (
     Objective,
     Objectives,
     RelativeContrast,
-    RelativeContrastConfig,
-    SmallLossConfig,
     SmallLossCrossEntropy,
     StepContext,
 )
 from dgseg.objectives.uncertainty import pixel_losses, smallest, uncertainty_pairs
 from dgseg.ops.prototype_ema.order import pixel_keys
 from dgseg.training.learner import Learner
-from tests.objectives.harness import CLASSES, batch, context, degenerate, labels, prediction
+from tests.objectives.harness import CLASSES, batch, context, degenerate, labels, prediction, stub
 from tests.ops.harness import compiled, normal, run_ranks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,7 +92,9 @@ def oracle(outputs: dict[str, Prediction], found: Batch, at: Any, margins: tuple
 def test_the_three_terms_are_the_formula(margins: tuple[float, float, float]) -> None:
     outputs, found = views()
     before = found.views["augmented"].labels.clone()
-    objective = RelativeContrast(original=margins[0], augmented=margins[1], shift=margins[2], weight=2.0)
+    objective = RelativeContrast.Config(original=margins[0], augmented=margins[1], shift=margins[2], weight=2.0).build(
+        stub()
+    )
     at = context(step=3)
     terms = objective(outputs, found, at)
     assert list(terms) == ["unc/original", "unc/augmented", "unc/shift"]
@@ -111,7 +111,7 @@ def test_the_three_terms_are_the_formula(margins: tuple[float, float, float]) ->
 
 def test_pairs_are_a_function_of_seed_step_and_draw() -> None:
     outputs, found = views()
-    objective = RelativeContrast()
+    objective = RelativeContrast.Config().build(stub())
 
     def value(at: Any, of: Batch = found) -> float:
         return float(objective(outputs, of, at)["unc/original"].detach())
@@ -143,17 +143,17 @@ def test_pairs_are_one_to_one_until_one_side_ends(few: int, many: int, seed: int
 
 def test_terms_can_be_left_out_and_the_missing_is_named() -> None:
     outputs, found = views()
-    only = RelativeContrast(augmented=None, shift=None)(outputs, found, context())
+    only = RelativeContrast.Config(augmented=None, shift=None).build(stub())(outputs, found, context())
     assert list(only) == ["unc/original"]
-    assert only["unc/original"] == RelativeContrast()(outputs, found, context())["unc/original"]
+    assert only["unc/original"] == RelativeContrast.Config().build(stub())(outputs, found, context())["unc/original"]
     with pytest.raises(ValueError, match="no term left"):
-        RelativeContrast(original=None, augmented=None, shift=None)
+        RelativeContrast.Config(original=None, augmented=None, shift=None).build(stub())
     with pytest.raises(ValueError, match="a source of pairs"):
-        RelativeContrast()({"original": outputs["original"]}, batch(found.labels), context())
+        RelativeContrast.Config().build(stub())({"original": outputs["original"]}, batch(found.labels), context())
     with pytest.raises(ValueError, match="uncertainty=True"):
-        RelativeContrast()({"original": prediction(), "augmented": prediction()}, found, context())
+        RelativeContrast.Config().build(stub())({"original": prediction(), "augmented": prediction()}, found, context())
     with pytest.raises(ValueError, match="uncertainty=True"):
-        RelativeContrastConfig().build(build("bisenet_mini"))
+        RelativeContrast.Config().build(build("bisenet_mini"))
 
 
 def chosen_by_sorting(logits: Tensor, truth: Tensor, share: float) -> Tensor:
@@ -175,10 +175,10 @@ def test_small_losses_are_the_smallest(share: float) -> None:
     outputs["augmented"] = outputs["augmented"]._replace(aux=[Aux(prediction(seed=40).logits, 0.4)])
     truth = found.views["augmented"].labels
     before = truth.clone()
-    objective = SmallLossCrossEntropy(CLASSES, name="ce_augmented", share=share, weight=10.0)
+    objective = SmallLossCrossEntropy.Config(name="ce_augmented", share=share, weight=10.0).build(stub())
     terms = objective(outputs, found, context())
     kept = chosen_by_sorting(outputs["augmented"].logits, truth, share)
-    expected = CrossEntropy(CLASSES, name="ce_augmented", view="augmented", weight=10.0)(
+    expected = CrossEntropy.Config(name="ce_augmented", view="augmented", weight=10.0).build(stub())(
         outputs, pair(found.labels, kept), context()
     )
     assert terms == expected
@@ -205,7 +205,7 @@ def test_what_is_not_finite_reaches_the_loss_and_no_index() -> None:
     logits = outputs["augmented"].logits.detach().clone()
     logits[:] = math.inf
     outputs["augmented"] = outputs["augmented"]._replace(logits=logits)
-    (loss,) = SmallLossCrossEntropy(CLASSES)(outputs, found, context()).values()
+    (loss,) = SmallLossCrossEntropy.Config().build(stub())(outputs, found, context()).values()
     assert not loss.isfinite()
 
 
@@ -219,7 +219,7 @@ def test_pixel_losses_are_never_negative_or_infinite() -> None:
 
 def test_maximised_entropy_is_the_formula_and_least_at_the_uniform() -> None:
     outputs, found = views()
-    terms = MaximizedEntropy()(outputs, found, context())
+    terms = MaximizedEntropy.Config().build(stub())(outputs, found, context())
     truth = found.views["augmented"].labels
     full = F.interpolate(outputs["augmented"].logits, size=truth.shape[-2:], mode="bilinear", align_corners=False)
     values = []
@@ -228,15 +228,17 @@ def test_maximised_entropy_is_the_formula_and_least_at_the_uniform() -> None:
         values.append(sum(-p[c].log() / CLASSES for c in range(CLASSES)))
     torch.testing.assert_close(terms["max_entropy"], 0.9 * torch.stack(values).mean(), rtol=1e-10, atol=0)
     flat = outputs["augmented"]._replace(logits=torch.zeros_like(outputs["augmented"].logits))
-    least = MaximizedEntropy(weight=1.0)({**outputs, "augmented": flat}, found, context())["max_entropy"]
+    least = MaximizedEntropy.Config(weight=1.0).build(stub())({**outputs, "augmented": flat}, found, context())[
+        "max_entropy"
+    ]
     assert float(least) == pytest.approx(math.log(CLASSES))
 
 
 def every() -> dict[str, Objective]:
     return {
-        "unc": RelativeContrast(),
-        "ce_augmented": SmallLossCrossEntropy(CLASSES, name="ce_augmented"),
-        "max_entropy": MaximizedEntropy(),
+        "unc": RelativeContrast.Config().build(stub()),
+        "ce_augmented": SmallLossCrossEntropy.Config(name="ce_augmented").build(stub()),
+        "max_entropy": MaximizedEntropy.Config().build(stub()),
     }
 
 
@@ -304,20 +306,20 @@ def test_a_compiled_step_is_the_eager_one(backend: str) -> None:
         torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
 
 
+def margins(objective: RelativeContrast) -> tuple[float | None, ...]:
+    return objective.config.original, objective.config.augmented, objective.config.shift
+
+
 def test_configs_build_what_they_say() -> None:
     torch.manual_seed(0)
     model = build("deeplabv3plus_r50", 5, layers=(1, 1, 1, 1), uncertainty=True)
-    assert RelativeContrastConfig().build(model).margins == {"original": 10.0, "augmented": 5.0, "shift": 5.0}
-    assert RelativeContrastConfig.mask2former().build(model).margins == {
-        "original": 0.7,
-        "augmented": 0.5,
-        "shift": 0.2,
-    }
-    small = SmallLossConfig(weight=10.0).build(model)
+    assert margins(RelativeContrast.Config().build(model)) == (10.0, 5.0, 5.0)
+    assert margins(RelativeContrast.Config.mask2former().build(model)) == (0.7, 0.5, 0.2)
+    small = SmallLossCrossEntropy.Config(weight=10.0).build(model).config
     assert (small.share, small.weight, small.view, small.name) == (0.8, 10.0, "augmented", "ce_augmented")
-    assert SmallLossConfig(aux_multiple=0).build(model).aux_multiple == 0
+    assert SmallLossCrossEntropy.Config(aux_multiple=0).build(model).config.aux_multiple == 0
     with pytest.raises(ValueError, match="above 0 and at most 1"):
-        SmallLossConfig(share=0.0).build(model)
+        SmallLossCrossEntropy.Config(share=0.0).build(model)
 
 
 def test_the_first_stage_teaches_the_head_what_is_unknown() -> None:
@@ -328,7 +330,7 @@ def test_the_first_stage_teaches_the_head_what_is_unknown() -> None:
     before = {key: value.clone() for key, value in model.named_parameters()}
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(key.startswith("uncertainty."))
-    objectives = Objectives({"unc": RelativeContrastConfig(original=2.0, augmented=1.0, shift=0.5).build(model)})
+    objectives = Objectives({"unc": RelativeContrast.Config(original=2.0, augmented=1.0, shift=0.5).build(model)})
     learner = Learner(model, objectives)
     optimizer = torch.optim.Adam([model.uncertainty.weight], lr=1e-2)
     totals = []

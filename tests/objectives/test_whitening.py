@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgseg.objectives import StepContext, Whitening, WhiteningConfig
+from dgseg.objectives import StepContext, Whitening
 from dgseg.objectives.whitening import lowest_cluster, sensitive
 from tests.models.harness import tiny
-from tests.objectives.harness import context
+from tests.objectives.harness import context, stub
 from tests.objectives.test_covariance import SHAPES, covariance
 from tests.objectives.views import few_classes, leaves, predictions, two_views
 
@@ -22,7 +22,7 @@ MEASURES, ACTS = 3, 5  # of ten steps
 
 
 def isw() -> Whitening:
-    return Whitening(WIDTHS, warmup=0.5, statistics=0.2).double()
+    return Whitening.Config(features=tuple(WIDTHS), warmup=0.5, statistics=0.2).build(stub(**WIDTHS)).double()
 
 
 def at(step: int) -> StepContext:
@@ -49,7 +49,7 @@ def oracle(outputs, masked: dict[str, list[tuple[int, int]]], margin: float = 0.
 @pytest.mark.parametrize(("kind", "margin"), [("iw", 0.0), ("irw", 0.3)])
 def test_iw_and_irw_are_the_equations(kind, margin):
     outputs = predictions(SHAPES)
-    whitening = Whitening(WIDTHS, kind=kind, margin=margin).double()
+    whitening = Whitening.Config(features=tuple(WIDTHS), kind=kind, margin=margin).build(stub(**WIDTHS)).double()
     term = whitening({"original": outputs["original"]}, BATCH, context())["whitening"]
     expected = 0.6 * oracle(outputs, {feature: upper(C) for feature, C in WIDTHS.items()}, margin)
     torch.testing.assert_close(term, expected, rtol=1e-10, atol=0)
@@ -156,14 +156,22 @@ def test_under_autocast_covariances_are_float32():
     terms = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            terms.append(Whitening(WIDTHS, kind="iw")(outputs, BATCH, context())["whitening"])
+            terms.append(
+                Whitening.Config(features=tuple(WIDTHS), kind="iw").build(stub(**WIDTHS))(outputs, BATCH, context())[
+                    "whitening"
+                ]
+            )
     assert terms[0] == terms[1]
-    assert Whitening(WIDTHS).bfloat16().variance_norm0.dtype == torch.float32
+    assert (
+        Whitening.Config(features=tuple(WIDTHS)).build(stub(**WIDTHS)).bfloat16().variance_norm0.dtype == torch.float32
+    )
 
 
 @pytest.mark.parametrize("kind", ["iw", "irw", "isw"])
 def test_flat_maps_have_finite_losses_and_gradients(kind):
-    whitening = Whitening(WIDTHS, kind=kind, warmup=0.5, statistics=0.2).double()
+    whitening = (
+        Whitening.Config(features=tuple(WIDTHS), kind=kind, warmup=0.5, statistics=0.2).build(stub(**WIDTHS)).double()
+    )
     outputs = predictions({"norm0": (3, 4, 6), "norm1": (5, 1, 1)}, 1)
     for prediction in outputs.values():
         prediction.features["norm0"].data.zero_()
@@ -176,10 +184,10 @@ def test_flat_maps_have_finite_losses_and_gradients(kind):
 
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="kind"):
-        Whitening(WIDTHS, kind="isv")
+        Whitening.Config(features=tuple(WIDTHS), kind="isv").build(stub(**WIDTHS))
     with pytest.raises(ValueError, match="clusters"):
-        Whitening(WIDTHS, clusters=1)
+        Whitening.Config(features=tuple(WIDTHS), clusters=1).build(stub(**WIDTHS))
     with pytest.raises(ValueError, match="statistics <= warmup"):
-        Whitening(WIDTHS, warmup=0.1, statistics=0.2)
+        Whitening.Config(features=tuple(WIDTHS), warmup=0.1, statistics=0.2).build(stub(**WIDTHS))
     with pytest.raises(ValueError, match="no feature map 'norm0'"):
-        WhiteningConfig().build(tiny("deeplabv3plus_r50", instance_norms=None))
+        Whitening.Config().build(tiny("deeplabv3plus_r50", instance_norms=None))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dgseg.models import build
-from dgseg.objectives import CrossEntropyConfig, Objectives, PrototypeContrastConfig
+from dgseg.objectives import CrossEntropy, Objectives, PrototypeContrast
 from dgseg.training import Learner
 from dgseg.training.optimizers import build as optimizers
 from dgseg.training.optimizers import parameter_groups
@@ -12,7 +12,7 @@ from dgseg.training.recipe import AdamWConfig, ScheduleConfig, SGDConfig
 def learner(name: str = "daformer_mitb0") -> Learner:
     with torch.device("meta"):
         model = build(name)
-    objectives = {"ce": CrossEntropyConfig().build(model), "gap": PrototypeContrastConfig(dim=64).build(model)}
+    objectives = {"ce": CrossEntropy.Config().build(model), "gap": PrototypeContrast.Config(dim=64).build(model)}
     return Learner(model, Objectives(objectives))
 
 
@@ -32,7 +32,7 @@ def test_daformer_s_groups() -> None:
     assert settings("model.backbone.block1.0.attn.q.bias") == (6e-5, 0.01)
     assert settings("model.backbone.block1.0.norm1.weight") == (6e-5, 0.0)
     assert settings("model.decode_head.conv_seg.weight") == (pytest.approx(6e-4), 0.01)
-    assert settings("objectives.each.gap.projection.weight") == (pytest.approx(6e-4), 0.01)
+    assert settings("objectives.gap.projection.weight") == (pytest.approx(6e-4), 0.01)
     assert groups[0]["base_lr"] == 6e-5, "reports show the backbone's rate"
 
 

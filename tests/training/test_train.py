@@ -20,14 +20,13 @@ from dgseg.data.dataset import CorruptFile
 from dgseg.data.sample import Sample
 from dgseg.data.streets import Streets
 from dgseg.models import build, load_weights, save_weights
-from dgseg.objectives import CrossEntropy, FocalDiceConfig
+from dgseg.objectives import CrossEntropy, FocalDice
 from dgseg.recipes import from_yaml, named, override
 from dgseg.training import Listener, NonFiniteLoss, Progress, RunConfig, RunResult, train
 from dgseg.training.checkpoint import CheckpointError
 from dgseg.training.identity import dataset_identity
 from dgseg.training.journal import FILE, Journal
 from dgseg.training.listener import RunEnd, ScoreReport, StepReport
-from dgseg.training.recipe import ObjectiveConfig
 from dgseg.training.saver import WEIGHTS
 from dgseg.training.storage import LocalStorage
 from tests.training.harness import RECORDED, Record, in_processes, tiny
@@ -282,9 +281,10 @@ def test_a_name_is_free_until_something_is_saved(tmp_path: Path) -> None:
 def test_a_run_goes_on_by_its_own_saved_recipe(tmp_path: Path) -> None:
     """Which says 4.0 where the first command said 4."""
     recipe = tiny(LEAN)
-    assert recipe.objective.ube is not None
     whole_number: Any = 4
-    recipe = replace(recipe, objective=replace(recipe.objective, ube=replace(recipe.objective.ube, alpha=whole_number)))
+    recipe = replace(
+        recipe, objective={**recipe.objective, "ube": replace(recipe.objective["ube"], alpha=whole_number)}
+    )
     config = RunConfig(storage=str(tmp_path), name="run", device="cpu", stop_after=1)
     train(recipe, config)
     saved = from_yaml((tmp_path / "run/recipe.yaml").read_text())
@@ -377,7 +377,7 @@ def test_what_is_adapted_to_is_not_scored(tmp_path: Path) -> None:
 
 def test_hardness_without_a_loss_of_images_is_refused(tmp_path: Path) -> None:
     """It would draw as if it were not there."""
-    recipe = replace(tiny(), objective=ObjectiveConfig(focal_dice=FocalDiceConfig()))
+    recipe = replace(tiny(), objective={"focal_dice": FocalDice.Config()})
     assert recipe.sampler.hardness is not None
     ear = Ear()
     with pytest.raises(ValueError, match="no objective of this recipe tells it: add"):

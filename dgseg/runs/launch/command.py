@@ -5,7 +5,10 @@
     --recipe runs/daformer-flexseg/recipe.yaml --name again
 
 The first word names the recipe; with its options (--with, --as, --model.backbone …) it decides the flags' defaults. A
-part that a recipe does without, as a plain baseline does without prototypes, has no flags there.
+part that a recipe does without, as a plain baseline does without prototypes, has no flags there; one that is added by
+its kind has:
+
+    daformer --objective.gap prototype_contrast --objective.gap.dim 64 --objective.fd None
 """
 
 import re
@@ -19,15 +22,18 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
+from dgseg.objectives import OBJECTIVES
 from dgseg.recipes import RECIPES, TABLES, Entry, from_words, from_yaml, override
 from dgseg.recipes.catalogue import STUDY, options_of
 from dgseg.recipes.renamed import new_words
 from dgseg.runs.launch.config import LaunchConfig
+from dgseg.training.optimizers import OPTIMIZERS
 from dgseg.training.recipe import Recipe
 from dgseg.training.run import RunConfig
 
 DEFAULT = "flexseg-streets"
 OPTIONS = "--model.options."  # whatever the architecture takes: no type names these fields
+PART = re.compile(r"--(optimizer|objective[.][\w-]+)([.]kind)?")  # a whole part: its kind, or None
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,9 @@ def parse(argv: Sequence[str], *, prog: str) -> Command:
     # Messages name a run's settings by their dotted names, too.
     words = [re.sub("^--run[.]", "--", word) for word in argv]
     label, recipe, rest = _recipe(words)
-    _check_parts(rest, label, recipe)
     listing = len(rest) == len(argv)  # no recipe is named
+    recipe, rest = _with_parts(recipe, rest)
+    _check_parts(rest, label, recipe)
     recipe, rest = _with_options(recipe, rest)
     options = recipe.model.options
     plain = replace(recipe, model=replace(recipe.model, options={}))
@@ -63,6 +70,7 @@ def parse(argv: Sequence[str], *, prog: str) -> Command:
     )
     parts = {part: getattr(flags, part) for part in _parts(recipe)}
     parts["model"] = replace(parts["model"], options=options)
+    parts["objective"] = {name: getattr(flags.objective, name) for name in recipe.objective}
     return Command(replace(recipe, **parts), flags.run, flags.launch)
 
 
@@ -108,12 +116,16 @@ def _load(path: Path) -> Recipe:
 def _flags(recipe: Recipe) -> type[Any]:
     """Where and how first, then the recipe's parts; a run is named by --name, and a recipe keeps its own."""
     hints = get_type_hints(Recipe)
+    each = [(name, type(config), field(default=config)) for name, config in recipe.objective.items()]
+    objective = make_dataclass("Objective", each, frozen=True)
+    typed: dict[str, tuple[Any, Any]] = {part: (hints[part], getattr(recipe, part)) for part in _parts(recipe)}
+    typed |= {"objective": (objective, objective()), "optimizer": (type(recipe.optimizer), recipe.optimizer)}
     return make_dataclass(
         "Flags",
         [
             ("launch", Annotated[LaunchConfig, tyro.conf.arg(name="")], field(default=LaunchConfig())),
             ("run", Annotated[RunConfig, tyro.conf.arg(name="")], field(default=RunConfig())),
-            *((part, hints[part], field(default=getattr(recipe, part))) for part in _parts(recipe)),
+            *((part, hint, field(default=default)) for part, (hint, default) in typed.items()),
         ],
         frozen=True,
     )
@@ -144,6 +156,10 @@ def _description(options: Mapping[str, Any], *, listing: bool) -> str:
             "",
             "What the model's architecture takes beside the flags below:",
             f"  {OPTIONS}NAME VALUE  (here: {', '.join(f'{k}={v!r}' for k, v in options.items()) or 'none'})",
+            "",
+            "--objective.NAME KIND adds a loss, whose fields are then flags; --objective.NAME None removes one. Kinds:",
+            indent(fill(", ".join(OBJECTIVES.kinds()), 116, break_on_hyphens=False), "  "),
+            f"--optimizer KIND takes another one, with its own defaults: {', '.join(OPTIMIZERS.kinds())}.",
         ]
     )
 
@@ -173,7 +189,10 @@ def _check_parts(words: Sequence[str], label: str, recipe: Recipe) -> None:
             ]
             others = f" and {len(having) - 5} more" if len(having) > 5 else ""
             where = f"Recipes with it: {', '.join(having[:5])}{others}" if having else "No recipe has it"
-            raise ValueError(f"{label} has no {part}, so {word} would change nothing. {where}")
+            name = part.rpartition(".")[2]
+            kind = OBJECTIVES.kind_of(name) if name in OBJECTIVES else "KIND"
+            add = f"; --{part} {kind} adds it" if part.startswith("objective.") else ""
+            raise ValueError(f"{label} has no {part}, so {word} would change nothing{add}. {where}")
 
 
 def _absent(recipe: Recipe, dotted: str) -> str | None:
@@ -181,10 +200,27 @@ def _absent(recipe: Recipe, dotted: str) -> str | None:
     value: Any = recipe
     names = dotted.split(".")
     for depth, name in enumerate(names[:-1], 1):
-        value = getattr(value, name, value)
+        value = value.get(name) if value is recipe.objective else getattr(value, name, value)
         if value is None:
             return ".".join(names[:depth])
     return None
+
+
+def _with_parts(recipe: Recipe, words: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe with the parts that are added, removed or of another kind, and the words without them."""
+    rest: list[str] = []
+    left: Iterator[str] = iter(words)
+    for word in left:
+        flag, equals, text = word.partition("=")
+        if not PART.fullmatch(flag):
+            rest.append(word)
+            continue
+        text = text if equals else next(left, "")
+        if not text or text.startswith("--"):
+            registry = OPTIMIZERS if flag.startswith("--optimizer") else OBJECTIVES
+            raise ValueError(f"{word} takes the kind of an {registry.what}: {', '.join(registry.kinds())}")
+        recipe = override(recipe, {flag.removeprefix("--").replace("-", "_"): text})
+    return recipe, rest
 
 
 def _with_options(recipe: Recipe, words: Sequence[str]) -> tuple[Recipe, list[str]]:

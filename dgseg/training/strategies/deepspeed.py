@@ -54,8 +54,8 @@ class DeepSpeed(Strategy):
         if "optimizer" in self.config:
             engine, optimizer, _, _ = deepspeed.initialize(model=learner, model_parameters=groups, config=self.config)
         else:
-            made = optimizers.build(learner, recipe.optimizer)
-            engine, optimizer, _, _ = deepspeed.initialize(model=learner, optimizer=made.main, config=self.config)
+            own = recipe.optimizer.build(groups)
+            engine, optimizer, _, _ = deepspeed.initialize(model=learner, optimizer=own, config=self.config)
         self.engine = engine
         self.wrapped = engine
         self.optimizers = optimizers.Optimizers(optimizer)

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from dgseg.cli import main as dgseg
+from dgseg.objectives import CrossEntropy, PrototypeContrast, Whitening
 from dgseg.recipes import RECIPES, TABLES, flatten, from_words, named, override, to_yaml
 from dgseg.runs.launch.command import Command, parse
 from dgseg.runs.launch.config import LaunchConfig
 from dgseg.runs.launch.main import checked
+from dgseg.training.optimizers import SGDConfig
 from dgseg.training.run import RunConfig
 
 
@@ -129,8 +131,16 @@ def test_a_saved_recipe_starts_again(tmp_path: Path) -> None:
         ("--recipe nowhere.yaml", "nowhere.yaml is no file"),
         (
             "erm-streets --objective.gap.weight 1",
-            "erm-streets has no objective.gap, so --objective.gap.weight would change nothing. Recipes with it: f",
+            "erm-streets has no objective.gap, so --objective.gap.weight would change nothing; --objective.gap "
+            "prototype_contrast adds it. Recipes with it: f",
         ),
+        ("erm-streets --objective.ec.weight 1", "--objective.ec KIND adds it. No recipe has it"),
+        (
+            "erm-streets --objective.gap",
+            "--objective.gap takes the kind of an objective: adversarial, ",
+        ),
+        ("erm-streets --objective.gap prototype_contrst", "did you mean prototype_contrast?"),
+        ("erm-streets --objective.ce None --objective.ce.weight 2", "erm-streets has no objective.ce"),
         ("erm-streets --sampler.hardness.window=3", "has no sampler.hardness"),
         ("--model.options.drop_path --seed 3", "given as --model.options.NAME VALUE"),
         ("--workers 0", "workers is 0; it must be at least 1"),
@@ -141,6 +151,17 @@ def test_a_saved_recipe_starts_again(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_refused_with_the_remedy(line: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         read(line)
+
+
+def test_objectives_are_added_and_removed_and_have_flags() -> None:
+    recipe = read("daformer --objective.gap prototype_contrast --objective.gap.dim 64 --objective.fd=None").recipe
+    assert list(recipe.objective) == ["ce", "gap"]
+    assert recipe.objective["gap"] == PrototypeContrast.Config(dim=64)
+    other = read("flexseg-streets --objective.ube.kind cross_entropy --objective.ube.weight 2").recipe
+    assert other.objective["ube"] == CrossEntropy.Config(weight=2.0)
+    assert read("erm-streets --optimizer sgd --optimizer.lr 0.1").recipe.optimizer == SGDConfig(lr=0.1)
+    robust = read("study:blindnet-baselines/iw --objective.whitening.kind irw --objective.whitening.margin 0.1").recipe
+    assert robust.objective["whitening"] == Whitening.Config(kind="irw", margin=0.1)
 
 
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path) -> None:
@@ -182,7 +203,7 @@ def test_help_shows_every_field_with_its_doc(capsys: pytest.CaptureFixture[str])
     parts |= {"objective.focal_dice", "objective.whitening", "objective.max_entropy"}  # rows of tables alone have them
     for name, value in flatten(named("daformer", methods=["flexseg"])).items():
         absent = value is None and name in parts
-        if not absent and name != "name" and not name.startswith("model.options"):
+        if not absent and name != "name" and not name.startswith("model.options") and not name.endswith(".kind"):
             assert f"--{name.replace('_', '-')}" in said, name
     assert "processes that train together" in said
     assert "images per optimiser step, over all workers" in said

@@ -34,7 +34,7 @@ def records(folder: Path) -> list[Record]:
 def test_a_run_s_folder_is_read_whole(runs: Path):
     found = from_folders([str(runs / "erm-streets-seed1")]).records[0]
     assert (found.name, found.seed, found.commit) == ("erm-streets-seed1", 1, "0123456789abcdef")
-    assert found.fields["optimizer.class"] == "AdamWConfig"
+    assert found.fields["optimizer.kind"] == "adamw"
     assert found.scores["fog/miou"] == 0.12
     assert found.scores["fog/iou/road"] == 0.24
     assert "fog/iou/train" not in found.scores  # NaN: the class does not occur

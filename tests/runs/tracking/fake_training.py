@@ -9,13 +9,12 @@ from PIL import Image
 
 from dgseg.data.augment.presets import Streets
 from dgseg.data.labels import CLASSES
-from dgseg.objectives import BoundaryEmphasisConfig, CrossEntropyConfig
+from dgseg.objectives import BoundaryEmphasis, CrossEntropy
 from dgseg.training.listener import CheckpointReport, RunStart, ScoreReport, StepReport
 from dgseg.training.recipe import (
     AdamWConfig,
     DataConfig,
     ModelConfig,
-    ObjectiveConfig,
     Recipe,
     ScheduleConfig,
 )
@@ -35,7 +34,7 @@ def recipe(**model_options: Any) -> Recipe:
             test=tuple(f"streets={domain}@test" for domain in DOMAINS),
         ),
         ModelConfig("bisenet_mini", options=model_options),
-        ObjectiveConfig(ce=CrossEntropyConfig(), ube=BoundaryEmphasisConfig()),
+        {"ce": CrossEntropy.Config(), "ube": BoundaryEmphasis.Config()},
         AdamWConfig(),
         ScheduleConfig(steps=200),
     )

@@ -19,7 +19,7 @@ def test_every_field_is_a_parameter_and_says_which_configuration_it_holds():
     assert found["schedule.steps"] == "200"
     assert found["data.sources"] == "streets=generated@train, streets=game@train"
     assert found["data.augment.class"] == "Streets"
-    assert found["optimizer.class"] == "AdamWConfig"
+    assert found["optimizer.kind"] == "adamw"
     assert found["optimizer.betas"] == "0.9, 0.999"
     assert found["objective.gap"] == "none"
     assert found["objective.ube.alpha"] == "3.0"
