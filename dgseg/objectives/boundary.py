@@ -14,7 +14,7 @@ from dgseg.data.labels import VOID
 from dgseg.objectives.base import StepContext, objective
 from dgseg.objectives.cross_entropy import CrossEntropy
 from dgseg.ops import boundary_bands, entropy_weighted_cross_entropy
-from dgseg.ops.entropy_weighted_cross_entropy import EntropyWeightedLoss
+from dgseg.ops.entropy_weighted_cross_entropy.reference import EntropyWeightedLoss
 
 
 @objective("boundary_emphasis", "ube")

@@ -18,7 +18,7 @@ from dgseg.models.prediction import Box, Prediction
 from dgseg.objectives.base import ImageLosses, Objective, StepContext, objective, trainable, weighted
 from dgseg.objectives.class_weights import ClassWeight, tensor_of
 from dgseg.ops import entropy_weighted_cross_entropy
-from dgseg.ops.entropy_weighted_cross_entropy import EntropyWeightedLoss
+from dgseg.ops.entropy_weighted_cross_entropy.reference import EntropyWeightedLoss
 
 
 @objective("cross_entropy", "ce", "ce_augmented")

@@ -202,7 +202,7 @@ def _part(value: Any, registry: Registry[Any], name: str, default: str | None = 
     fields = {KIND: value} if isinstance(value, str) else dict(value)
     module = fields.pop(MODULE, None)
     # Older files say class, of the optimiser alone.
-    kind = fields.pop(KIND, None) or fields.pop(CLASS, None) or default
+    kind = str(fields.pop(KIND, None) or fields.pop(CLASS, None) or default or "")
     if kind not in registry and module is not None:
         raise ValueError(
             f"{name}: {kind!r} is an {registry.what} of the module {module!r}, which is not imported here: import it "
