@@ -21,7 +21,6 @@ from dgseg.objectives import Objectives, StepContext, feature_distance
 from dgseg.ops.constants import constant
 from dgseg.recipes import RECIPES, named
 from dgseg.training import exchange
-from dgseg.training.assemble import present
 from dgseg.training.learner import Learner
 from dgseg.training.recipe import Recipe
 from dgseg.training.saver import _finite
@@ -90,7 +89,7 @@ def step(recipe: Recipe) -> list[str]:
     config = recipe.model
     with META:
         model = build(config.name, config.num_classes, False, **config.options)
-        objectives = Objectives({name: each.build(model) for name, each in present(recipe.objective).items()})
+        objectives = Objectives({name: each.build(model) for name, each in recipe.objective.items()})
     layout = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     learner = Learner(model, objectives, layout).to(META).train()
     two_views = any("augmented" in repr(each) for each in (recipe.objective, recipe.data))
@@ -104,13 +103,11 @@ def step(recipe: Recipe) -> list[str]:
 
 def unlike() -> list[Any]:
     """A name for every kind of step: recipes that differ in size, data or numbers alone take the same one."""
-    kinds: dict[str, str] = {
-        repr((named(name).model.name, sorted(present(named(name).objective)))): name for name in SMALL
-    }
+    kinds: dict[str, str] = {repr((named(name).model.name, sorted(named(name).objective))): name for name in SMALL}
     for name in RECIPES:
         recipe = named(name)
-        if MATCHED not in present(recipe.objective):
-            kinds.setdefault(repr((recipe.model.name, sorted(present(recipe.objective)))), name)
+        if MATCHED not in recipe.objective:
+            kinds.setdefault(repr((recipe.model.name, sorted(recipe.objective))), name)
     return [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in kinds.values()]
 
 
