@@ -210,6 +210,8 @@ def _row(address: str) -> Recipe:
     if name not in TABLES:
         raise ValueError(f"there is no table {name!r}{near(name, TABLES)} There are: {', '.join(TABLES)}")
     rows = TABLES[name].recipes()
+    if not wanted:
+        raise ValueError(f"{STUDY}{name} is a table; its rows: {', '.join(rows)}")
     if wanted not in rows:
         raise ValueError(f"{STUDY}{name} has no row {wanted!r}{near(wanted, rows)} There are: {', '.join(rows)}")
     return rows[wanted]

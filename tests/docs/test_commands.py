@@ -51,6 +51,8 @@ def parse_verb(rest: list[str], whole: bool = True) -> None:
     if name == "train":
         if rest[0] == "--recipe":  # of a run that is not here
             rest = ["flexseg-streets", *rest[2:]]
+        if rest == ["study:"]:
+            return  # lists the rows of tables, and ends
         command.parse(rest, prog="dgseg train")
     elif name == "sweep":
         sweep.read(rest)

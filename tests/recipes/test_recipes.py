@@ -101,7 +101,7 @@ def test_options_multiply() -> None:
         ("ablation-gap-ube", "is a name in records; here it is study:ablation/gap-ube"),
         ("study:ablaton/gap", "no table 'ablaton'; did you mean ablation"),
         ("study:ablation/gap-ubee", "study:ablation has no row 'gap-ubee'; did you mean gap-ube"),
-        ("study:ablation", "study:ablation has no row ''. There are: baseline, gap, ube"),
+        ("study:ablation", "study:ablation is a table; its rows: baseline, gap, ube"),
         (
             "study:ablation/gap --with flexseg",
             "gap has no options: --with, --as, .* go with a recipe's name",
