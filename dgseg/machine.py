@@ -1,5 +1,6 @@
 """What machine this is, and what software: stands beside every number that is kept."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -22,6 +23,7 @@ def _cpu_model() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+@functools.cache  # of the code that this process has loaded, whatever is committed meanwhile
 def _git(*arguments: str) -> str | None:
     if not (ROOT / ".git").exists():  # installed: a repository around it would be somebody else's
         return None
@@ -55,11 +57,12 @@ def machine(device: torch.device = CPU, libraries: Sequence[tuple[str, str]] = (
             versions[module] = metadata.version(distribution)
         except metadata.PackageNotFoundError:
             versions[module] = None
-    commit = _git("rev-parse", "HEAD")
+    # A job's working directory leaves the repository behind: whoever submits it says what it was.
+    commit, changes = os.environ.get("DGSEG_COMMIT") or _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return {
         "hardware": hardware,
         "versions": versions,
         "commit": commit,
-        "uncommitted_changes": bool(_git("status", "--porcelain")) if commit else None,
+        "uncommitted_changes": None if changes is None else bool(changes),
         "environment": {name: os.environ[name] for name in ("DGSEG_BACKEND", "DGSEG_ISA") if name in os.environ},
     }

@@ -22,7 +22,7 @@ from dgseg.data.streets import Streets
 from dgseg.models import build, load_weights, save_weights
 from dgseg.objectives import CrossEntropy, FocalDice
 from dgseg.recipes import from_yaml, named, override
-from dgseg.training import Listener, NonFiniteLoss, Progress, RunConfig, RunResult, train
+from dgseg.training import Listener, NonFiniteLoss, Progress, RunConfig, RunResult, journal, train
 from dgseg.training.checkpoint import CheckpointError
 from dgseg.training.identity import dataset_identity
 from dgseg.training.journal import FILE, Journal
@@ -295,12 +295,20 @@ def test_a_full_disk_is_told_by_the_checkpoint_and_not_by_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(aside: Path, target: Path) -> None:
-        if target.name in (FILE, WEIGHTS):
+        if target.name == WEIGHTS:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         place(aside, target)
 
     place = LocalStorage._place
+
+    def no_room(descriptor: int, data: bytes) -> int:
+        if bytes(data).startswith(b'{"kind"'):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    write = os.write
     monkeypatch.setattr(LocalStorage, "_place", staticmethod(full))
+    monkeypatch.setattr(journal.os, "write", no_room)
     with pytest.raises(CheckpointError, match=r"all 20 steps are trained .*\(No space left on device\); make room"):
         go(tmp_path, LEAN, Journal())
     assert "metrics.jsonl could not be written (No space left on device)" in caplog.text

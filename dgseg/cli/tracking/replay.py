@@ -1,7 +1,6 @@
 """dgseg tracking replay: what a tracking server missed, sent now."""
 
 import argparse
-import os
 from pathlib import Path
 
 DESCRIPTION = (
@@ -17,22 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     try:
-        from dgseg.runs.tracking.follow import replay
-        from dgseg.runs.tracking.place import use_short_timeouts
-        from dgseg.runs.tracking.spool import IDENTITY
+        from dgseg.runs.tracking.shipper import replay
     except ImportError as error:
         raise SystemExit(f"dgseg tracking replay: {error}: pip install 'dgseg[train]'") from error
-    use_short_timeouts()
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     left = 0
-    for given in arguments.folders:
-        folder = given if (given / IDENTITY).exists() else given / "mlflow"
+    for folder in arguments.folders:
         try:
-            sender = replay(folder, arguments.uri)
+            shipper = replay(folder, arguments.uri)
         except Exception as error:  # a server that is away raises whatever its client likes
-            print(f"{given}: {error}; everything is kept in {folder}")
+            print(f"{folder}: {error}; everything is kept there")
             left += 1
             continue
-        refused = f"; {sender.refused} refused, see {folder / 'refused.jsonl'}" if sender.refused else ""
-        print(f"{given}: all of it is in MLflow, run {sender.identity.get('run_id', 'not begun')}{refused}")
+        count = shipper.state["refused"]
+        refused = f"; {count} refused, see {shipper.folder / 'refused.jsonl'}" if count else ""
+        print(f"{folder}: all of it is in MLflow, run {shipper.state.get('run_id', 'not begun')}{refused}")
     return 1 if left else 0

@@ -1,6 +1,5 @@
 """Finished runs as MLflow has them, and the run that a study's runs are shown under."""
 
-import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,12 @@ from mlflow.exceptions import MlflowException
 
 from dgseg.evaluation import names
 from dgseg.runs.study.records import VALIDATION, Curve, Found, Record, finite
-from dgseg.runs.tracking.listener import MlflowConfig, TrackingWarning
-from dgseg.runs.tracking.place import artifacts_of, use_short_timeouts, without_password
+from dgseg.runs.tracking import mlflow
+from dgseg.runs.tracking.content import LOSS
+from dgseg.runs.tracking.listener import MlflowConfig
+from dgseg.runs.tracking.mlflow import TrackingWarning, database_of, tagged, without_password
 
-# How dgseg/runs/tracking/listener.py names what is read here.
-_CURVES = {"loss": "loss/total", VALIDATION: VALIDATION}
+_CURVES = {"loss": f"{LOSS}/total", VALIDATION: VALIDATION}
 _SCORE = re.compile(r"/(miou|macc|pixel_accuracy|iou/[^/]+)$")  # rather than a loss or a time
 _STUDY = "dgseg.runs.study"
 # MLflow's pages chart only the runs that they list, and list a parent's once it is opened.
@@ -33,7 +33,7 @@ def from_mlflow(
     curves: bool = False,
 ) -> Found:
     """Runs by their ids, or of the experiments (none named: config's) those that have all the tags."""
-    client = _client(config)
+    client = _reader(config)
     try:
         found = [client.get_run(each) for each in runs] or _search(client, experiments or [config.experiment], tags)
         records, left_out = [], {}
@@ -54,21 +54,9 @@ def from_mlflow(
 def parent(config: MlflowConfig, study: str, description: str) -> MlflowConfig:
     """The configuration for a study's runs: shown under one parent, the same one whenever the study goes on."""
     try:
-        client = _client(config, new=True)
-        known = client.get_experiment_by_name(config.experiment)
-        experiment = (
-            known.experiment_id if known else client.create_experiment(config.experiment, artifacts_of(str(config.uri)))
-        )
-        found = client.search_runs([experiment], _tagged(_STUDY, study), max_results=1)
-        run = (
-            found[0]
-            if found
-            else client.create_run(
-                experiment,
-                run_name=Path(study).name,
-                tags={_STUDY: study, "mlflow.note.content": f"{description}\n\n{_HINT}"},
-            )
-        )
+        client = mlflow.connect(str(config.uri))
+        note = {"mlflow.note.content": f"{description}\n\n{_HINT}"}
+        run = mlflow.open_run(client, config.experiment, Path(study).name, (_STUDY, study), note)
     except MlflowException as error:
         _warn(config, f"the study has no run there to show its runs under, which keep their records ({error.message})")
         return config
@@ -76,29 +64,26 @@ def parent(config: MlflowConfig, study: str, description: str) -> MlflowConfig:
 
 
 def close(config: MlflowConfig, finished: bool) -> None:
-    """Says of the parent that its runs are through."""
+    """Says of the parent that its runs have ended."""
     if config.parent is None:
         return
     try:
-        _client(config).set_terminated(config.parent, "FINISHED" if finished else "KILLED")
+        mlflow.connect(str(config.uri)).set_terminated(config.parent, "FINISHED" if finished else "KILLED")
     except (MlflowException, ValueError) as error:  # what has been trained is reported all the same
-        _warn(config, f"it is not told that the study is through ({error})")
+        _warn(config, f"it is not told that the study has ended ({error})")
 
 
 def _warn(config: MlflowConfig, message: str) -> None:
     warnings.warn(f"MLflow at {without_password(str(config.uri))}: {message}", TrackingWarning, stacklevel=3)
 
 
-def _client(config: MlflowConfig, *, new: bool = False) -> MlflowClient:
-    use_short_timeouts()
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    uri = str(config.uri)
-    database = uri.partition(":///")[2] if uri.startswith("sqlite") else ""
-    if database and not new and not Path(database).exists():
+def _reader(config: MlflowConfig) -> MlflowClient:
+    database = database_of(str(config.uri))
+    if database and not database.exists():
         raise ValueError(
             f"there is no {database}; name runs' folders, the server or database with --uri, or set MLFLOW_TRACKING_URI"
         )
-    return MlflowClient(uri)
+    return mlflow.connect(str(config.uri))
 
 
 def _search(client: MlflowClient, experiments: Sequence[str], tags: Mapping[str, str] | None) -> list[Run]:
@@ -109,7 +94,7 @@ def _search(client: MlflowClient, experiments: Sequence[str], tags: Mapping[str,
             there = ", ".join(each.name for each in client.search_experiments())
             raise ValueError(f"MLflow has no experiment {name!r}; it has {there}")
         ids.append(experiment.experiment_id)
-    wanted = " and ".join(_tagged(name, value) for name, value in (tags or {}).items())
+    wanted = " and ".join(tagged(name, value) for name, value in (tags or {}).items())
     runs: list[Run] = []
     token = None
     while True:
@@ -118,11 +103,6 @@ def _search(client: MlflowClient, experiments: Sequence[str], tags: Mapping[str,
         token = page.token
         if not token:
             return runs
-
-
-def _tagged(name: str, value: str) -> str:
-    quote = '"' if "'" in value else "'"  # MLflow's filters know no escapes
-    return f"tags.`{name}` = {quote}{value}{quote}"
 
 
 def _record(run: Run) -> Record | None:

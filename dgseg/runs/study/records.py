@@ -11,7 +11,7 @@ import yaml
 
 from dgseg.evaluation import names
 from dgseg.evaluation.names import miou, scores_of_result
-from dgseg.training.journal import FILE as JOURNAL
+from dgseg.training.journal import entries
 from dgseg.training.storage import Storage, open_storage
 from dgseg.training.yaml import dotted
 
@@ -120,10 +120,7 @@ def from_folders(places: Iterable[str]) -> Found:
 
 def of_run(folder: Storage) -> Record:
     recipe = yaml.safe_load(folder.read("recipe.yaml"))
-    journal = folder.read(JOURNAL).decode().splitlines() if folder.exists(JOURNAL) else []
-    return _result(
-        json.loads(folder.read(RESULT)), folder.url, dotted(recipe), [json.loads(line) for line in journal if line]
-    )
+    return _result(json.loads(folder.read(RESULT)), folder.url, dotted(recipe), entries(folder))
 
 
 def _is_run(folder: Storage) -> bool:
@@ -141,10 +138,9 @@ def _result(
         VALIDATION: tuple(
             (line["step"], line["scores"][VALIDATION])
             for line in journal
-            if line["kind"] == "scores" and not line["final"]
+            if line["kind"] == "scores" and VALIDATION in line["scores"]
         ),
     }
-    # A run that was stopped and resumed may have scored a step twice, alike.
     last = {VALIDATION: curves[VALIDATION][-1][1]} if curves[VALIDATION] else {}
     return Record(
         name=found["name"],

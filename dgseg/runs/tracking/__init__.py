@@ -1,4 +1,4 @@
-"""Runs kept in MLflow, at no cost to training: begin with listener.py, then spool.py, follow.py, sender.py."""
+"""Runs kept in MLflow, at no cost to training: begin with listener.py, then shipper.py, content.py, mlflow.py."""
 
 import importlib.util
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, Run
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 import dgseg
 
-LOADER = "dgseg.runs.tracking.segmenter"  # by name: it brings torch, which the sender has no use for
+LOADER = "dgseg.runs.tracking.segmenter"  # by name: it brings torch, which the shipper has no use for
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 
 
@@ -38,3 +41,30 @@ def save(folder: Path, weights: Path, description: Mapping[str, Any], record: Mo
         pip_requirements=[f"dgseg[models]=={dgseg.__version__}", f"torch=={version('torch').partition('+')[0]}"],
     )
     shutil.rmtree(data)
+
+
+def log(client: MlflowClient, run: Run, weights: Path, description: Mapping[str, Any], step: int, aside: Path) -> None:
+    """The run's model; one, however often this is called. aside: a folder with room for it."""
+    run_id, experiment = run.info.run_id, run.info.experiment_id
+    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'", max_results=1)
+    if found and str(found[0].status) == "READY":
+        return
+    logged = (
+        found[0]
+        if found
+        else client.create_logged_model(
+            experiment, description["name"], run_id, tags={"step": str(step)}, model_type="segmentation"
+        )
+    )
+    if run.outputs is None or not run.outputs.model_outputs:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step)])
+    record = Model(
+        artifact_path=logged.artifact_location,
+        run_id=run_id,
+        model_uuid=logged.model_id,
+        model_id=logged.model_id,
+    )
+    with tempfile.TemporaryDirectory(dir=aside) as place:
+        save(Path(place) / "model", weights, description, record)
+        client.log_model_artifacts(logged.model_id, str(Path(place) / "model"))
+    client.finalize_logged_model(logged.model_id, "READY")

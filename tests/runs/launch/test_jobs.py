@@ -18,6 +18,7 @@ from dgseg.recipes import to_yaml
 from dgseg.runs.launch.cluster import PRIVATE
 from dgseg.runs.launch.local import run_here
 from dgseg.runs.sweep.record import open_study, trials
+from dgseg.training.journal import entries
 from dgseg.training.storage import open_storage
 from tests.runs.launch.support import command, journalled
 from tests.training.harness import tiny
@@ -187,14 +188,14 @@ def test_an_elastic_run_goes_on_with_one_worker_and_then_with_two_again(nodes: T
     told += driver.communicate(timeout=200)[1]
     assert driver.returncode == 130, told
     assert "starting again from the last checkpoint, 1 of 3 times" in told
-    journal = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [each["world_size"] for each in journal if each["kind"] == "start"] == [2, 1, 2]
-    losses = [each["losses"]["loss"] for each in journal if each["kind"] == "step"]
-    assert [each["step"] for each in journal if each["kind"] == "step"] == list(range(1, len(losses) + 1))
+    lines = entries(open_storage(tmp_path / "run"))
+    assert [each["world_size"] for each in lines if each["kind"] == "start"] == [2, 1, 2]
+    losses = [each["losses"]["loss"] for each in lines if each["kind"] == "step"]
+    assert [each["step"] for each in lines if each["kind"] == "step"] == list(range(1, len(losses) + 1))
     alone = command(tmp_path / "alone", changes)
     run_here(replace(alone, run=replace(alone.run, stop_after=len(losses))), listeners=journalled)
-    journal = [json.loads(line) for line in (tmp_path / "alone" / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert losses == pytest.approx([each["losses"]["loss"] for each in journal if each["kind"] == "step"], rel=0.02)
+    lines = entries(open_storage(tmp_path / "alone" / "run"))
+    assert losses == pytest.approx([each["losses"]["loss"] for each in lines if each["kind"] == "step"], rel=0.02)
 
 
 def read_until(process: "subprocess.Popen[str]", words: str) -> str:

@@ -298,7 +298,7 @@ def test_without_points_there_are_no_curves(runs: Path):
         ("result.json", "[" * 100_000),
         ("recipe.yaml", "a: ["),
         ("recipe.yaml", "[" * 100_000),
-        ("metrics.jsonl", '{"kind": "st'),
+        ("metrics.jsonl", '{"kind": "st\n'),
     ],
 )
 def test_a_damaged_run_is_named_and_costs_the_others_nothing(runs: Path, file: str, text: str):

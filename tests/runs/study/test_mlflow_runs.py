@@ -26,10 +26,11 @@ def one_thread() -> Iterator[None]:
 def test_mlflow_and_the_folders_say_the_same(tmp_path: Path):
     recipe = tiny({"schedule.steps": 4, "schedule.warmup": 1, "train.evaluate_every": 2}, words="erm-streets")
     runs = plan(Grid("small", "Does it run?", [Row("base", recipe)]), (3,))
-    config = MlflowConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", system_interval=0, tags={"study": "small"}).resolved()
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    config = MlflowConfig(uri=uri, system_interval=0, tags={"study": "small"}, wait=300).resolved()
     under = parent(config, f"{tmp_path}/small", "Does it run?")
     assert parent(config, f"{tmp_path}/small", "Does it run?").parent == under.parent  # a study that goes on
-    assert execute(runs, f"{tmp_path}/runs", device="cpu", tracked=under, say=lambda _: None).whole
+    assert execute(runs, f"{tmp_path}/runs", device="cpu", mlflow=under, say=lambda _: None).whole
     close(under, finished=True)
 
     client = MlflowClient(config.uri)

@@ -10,7 +10,10 @@ from PIL import Image
 from dgseg.data.augment.presets import Streets
 from dgseg.data.labels import CLASSES
 from dgseg.objectives import BoundaryEmphasis, CrossEntropy
-from dgseg.training.listener import CheckpointReport, RunStart, ScoreReport, StepReport
+from dgseg.recipes import to_yaml
+from dgseg.runs.tracking.listener import MlflowConfig, MlflowListener
+from dgseg.training.journal import Journal
+from dgseg.training.listener import CheckpointReport, Listener, RunStart, ScoreReport, StepReport
 from dgseg.training.recipe import (
     AdamWConfig,
     DataConfig,
@@ -21,6 +24,29 @@ from dgseg.training.recipe import (
 from dgseg.training.run import RunConfig
 
 DOMAINS = ("city", "country", "suburb", "fog", "rain", "snow", "night")
+
+
+class Recorded(Listener):
+    """A journal and the listener that ships it, as a run has them."""
+
+    def __init__(self, config: MlflowConfig) -> None:
+        self.journal, self.mlflow = Journal(), MlflowListener(config)
+        self._each: tuple[Listener, ...] = (self.journal, self.mlflow)
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            return super().__getattribute__(name)
+
+        def tell(report: Any) -> None:
+            for listener in self._each:
+                getattr(listener, name)(report)
+
+        return tell
+
+    @property
+    def key(self) -> str:
+        assert self.journal.key is not None
+        return self.journal.key
 
 
 def recipe(**model_options: Any) -> Recipe:
@@ -50,6 +76,9 @@ def start(folder: Path | str, *, step: int = 0, name: str = "flexseg_streets") -
             for place, domain in enumerate(DOMAINS)
         },
     }
+    if "://" not in str(folder) and not Path(folder).is_file():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "recipe.yaml").write_text(to_yaml(recipe()))
     return RunStart(recipe(), RunConfig(name=name), name, str(folder), step, 1, "cpu", datasets)
 
 
@@ -66,6 +95,7 @@ def step_report(step: int, **metrics: float) -> StepReport:
 
 
 def scores(step: int, *, final: bool, folder: Path | None = None) -> ScoreReport:
+    """folder: where the pictures lie, the run's."""
     rng = np.random.default_rng(step)
     domains = DOMAINS if final else ("dusk",)
     pictures = {}
