@@ -21,10 +21,11 @@ def launch(kernel, programs: int, *args, warps: int = 4, **constants) -> None:
 
 
 def split_classes(classes: int) -> dict[str, int]:
-    head = triton.next_power_of_2(max(classes // 2, 1)) if classes > 1 else 1
+    """Four at least, so that few classes do not compile a kernel for each number of them."""
+    head = max(triton.next_power_of_2(max(classes // 2, 1)), 4)
     if 2 * head < classes:
         head *= 2
-    return {"HEAD": head, "TAIL": triton.next_power_of_2(max(classes - head, 1))}
+    return {"HEAD": head, "TAIL": max(triton.next_power_of_2(max(classes - head, 1)), 4)}
 
 
 def pixels_per_program(split: dict[str, int], elements: int, dtype: torch.dtype) -> int:

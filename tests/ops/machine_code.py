@@ -113,6 +113,30 @@ def recorded(capability: int = 90, read: bool = True) -> Iterator[Call]:
         driver._active = before
 
 
+@contextlib.contextmanager
+def specialised() -> Iterator[list[str]]:
+    """The kernels that a process would compile for what is called inside, one name for each specialisation."""
+    names: list[str] = []
+    run, compile_one = JITFunction.run, JITFunction._do_compile
+
+    def counted(self: Any, key: Any, signature: Any, device: Any, *rest: Any) -> None:
+        names.append(self.__name__)
+        self.device_caches[device][0][key] = object()
+
+    def warm(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        return run(self, *args, grid=grid, warmup=True, **kwargs)
+
+    before, device = driver._active, Device(90)
+    device.get_current_device = lambda: -1  # type: ignore[method-assign]  # whose cache holds no code
+    driver.set_active(device)
+    JITFunction.run, JITFunction._do_compile = warm, counted
+    try:
+        yield names
+    finally:
+        JITFunction.run, JITFunction._do_compile = run, compile_one
+        driver._active = before
+
+
 def code(name: str, programs: int, kernel: Any, read: bool) -> Code:
     warps, shared = kernel.metadata.num_warps, kernel.metadata.shared
     if not read:
@@ -160,8 +184,8 @@ def loop(lines: list[tuple[int, str]]) -> int:
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> torch.Tensor:
-    made = torch.empty(shape, dtype=dtype, device="meta")
-    return made.contiguous(memory_format=torch.channels_last) if channels_last else made
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
 
 
 def entropy_weighted(size: int, **kind: Any) -> None:

@@ -73,7 +73,7 @@ def _store_partial(partials, valid, count, mean, deviation):
     tl.store(partials + 3, deviation)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["C", "W", "blocks", "stride_h"])
 def _pixels_kernel(
     logits, labels, bands, log_sum_exp, entropy, cross_entropy, partials, C, W, plane, blocks, ignore_index: tl.int64,
     stride_n, stride_c, stride_h, stride_w,
@@ -108,7 +108,7 @@ def _pixels_kernel(
     _store_partial(partials + program.to(tl.int64) * 4, valid.to(COMPUTE), count, H, tl.zeros([BLOCK], COMPUTE))
 
 
-@triton.jit(do_not_specialize=["h", "w", "H"])
+@triton.jit(do_not_specialize=["C", "h", "w", "H", "blocks", "stride_h"])
 def _pixels_upsampled_kernel(
     logits, labels, bands, log_sum_exp, entropy, cross_entropy, partials, C, h, w, H, W, blocks,
     ignore_index: tl.int64, stride_n, stride_c, stride_h, stride_w,
@@ -160,7 +160,7 @@ def _pixels_upsampled_kernel(
     _store_partial(partials + program.to(tl.int64) * 4, valid_count, count, mean, deviation)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "pixels"])
 def _moments_kernel(partials, moments, rows, pixels: tl.int64, BLOCK: tl.constexpr):
     """Merges the programs' rows in a fixed order: (pixels, valid, count, mean, deviation)."""
     lane = tl.arange(0, BLOCK)
@@ -225,7 +225,7 @@ def pixels(
     return log_sum_exp, entropy, cross_entropy, moments
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ranks", "C", "blocks"])
 def _loss_kernel(
     labels, bands, class_weight, entropy, cross_entropy, moments, weights, partials, band_entropy,
     ranks, C, plane, blocks, alpha: tl.float64, threshold: tl.float64, eps: tl.float64, ignore_index: tl.int64,
@@ -277,7 +277,7 @@ def _loss_kernel(
         tl.store(band_entropy, centre.to(COMPUTE))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images", "blocks"])
 def _totals_kernel(partials, loss, per_image, images, blocks, BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
     """Program n adds up image n; the one after the last image adds up the loss."""
     program = tl.program_id(0)
@@ -348,7 +348,7 @@ def _store_gradient(pointers, tile, lse, weight, label, used, classes, last, mas
     tl.store(pointers, g.to(pointers.dtype.element_ty), mask=(classes < last)[:, None] & mask[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["C", "W", "blocks", "chunks", "chunk", "stride_h", "out_h"])
 def _backward_kernel(
     grad_loss, logits, labels, log_sum_exp, weights, gradient, C, W, plane, blocks, chunks, chunk,
     ignore_index: tl.int64, stride_n, stride_c, stride_h, stride_w, out_n, out_c, out_h, out_w,
@@ -392,7 +392,7 @@ def _difference(left, right, weight_x, lse, label, used, classes):
     return tl.where(used[None, :], p - (classes[:, None] == label[None, :]).to(lse.dtype), 0.0)
 
 
-@triton.jit(do_not_specialize=["h", "w", "H"])
+@triton.jit(do_not_specialize=["C", "h", "w", "H", "blocks", "strips", "rows", "chunks", "chunk", "stride_h", "out_h"])
 def _backward_upsampled_kernel(
     grad_loss, logits, labels, log_sum_exp, weights, gradient, C, h, w, H, W, blocks, strips, rows, chunks, chunk,
     ignore_index: tl.int64, stride_n, stride_c, stride_h, stride_w, out_n, out_c, out_h, out_w,

@@ -80,7 +80,7 @@ def _store_sums(partials, classes, C, focal_sum, overlap_sum, probability_sum, p
     tl.store(row + 3 * C, tl.sum(pixel_sum, 1), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["C", "W", "blocks", "stride_h"])
 def _sums_kernel(
     logits, labels, log_sum_exp, partials, C, W, plane, blocks, gamma: tl.float64, ignore_index: tl.int64,
     stride_n, stride_c, stride_h, stride_w,
@@ -113,7 +113,7 @@ def _sums_kernel(
     _store_sums(row, tail_classes, C, a, b, c, d)
 
 
-@triton.jit(do_not_specialize=["h", "w", "H"])
+@triton.jit(do_not_specialize=["C", "h", "w", "H", "blocks", "stride_h"])
 def _sums_upsampled_kernel(
     logits, labels, log_sum_exp, partials, C, h, w, H, W, blocks, gamma: tl.float64, ignore_index: tl.int64,
     stride_n, stride_c, stride_h, stride_w,
@@ -240,7 +240,7 @@ def _store_gradient(pointers, g, classes, C, mask, stride_c):
     tl.store(pointers, g.to(pointers.dtype.element_ty), mask=(classes < C)[:, None] & mask[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["C", "W", "blocks", "stride_h", "out_h"])
 def _backward_kernel(
     grad_sums, logits, labels, log_sum_exp, gradient, C, W, plane, blocks, gamma: tl.float64, ignore_index: tl.int64,
     stride_n, stride_c, stride_h, stride_w, out_n, out_c, out_h, out_w,
@@ -278,7 +278,7 @@ def _backward_kernel(
     _store_gradient(target, g_tail, tail_classes, C, mask, out_c)
 
 
-@triton.jit(do_not_specialize=["h", "w", "H"])
+@triton.jit(do_not_specialize=["C", "h", "w", "H", "blocks", "strips", "rows", "stride_h", "out_h"])
 def _backward_upsampled_kernel(
     grad_sums, logits, labels, log_sum_exp, gradient, C, h, w, H, W, blocks, strips, rows, gamma: tl.float64,
     ignore_index: tl.int64, stride_n, stride_c, stride_h, stride_w, out_n, out_c, out_h, out_w,
@@ -401,7 +401,7 @@ def backward(
     return gradient if source is logits else torch.empty_like(logits).copy_(gradient)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ranks", "C", "dice_row"])
 def _losses_kernel(
     sums, gathered, class_weight, focal, dice, slopes, ranks, C, dice_row, smooth: tl.float64,
     HAS_CLASS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr,
@@ -441,7 +441,7 @@ def _losses_kernel(
     tl.store(row + 3 * C, tl.zeros([BLOCK], tl.float64), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["C"])
 def _slopes_kernel(grad_focal, grad_dice, slopes, gradient, C, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)
     inside = at < 4 * C
@@ -460,7 +460,7 @@ def losses(
     launch(
         _losses_kernel, 1, sums.contiguous(), gathered.contiguous(), weight, focal, dice, slopes, len(gathered), C,
         C if weight.dim() == 2 else 0, smooth,
-        HAS_CLASS_WEIGHT=class_weight is not None, BLOCK=triton.next_power_of_2(C),
+        HAS_CLASS_WEIGHT=class_weight is not None, BLOCK=max(triton.next_power_of_2(C), 64),
     )  # fmt: skip
     return focal, dice, slopes
 
@@ -468,5 +468,5 @@ def losses(
 def through_losses(grad_focal: Tensor, grad_dice: Tensor, slopes: Tensor) -> Tensor:
     gradient = torch.empty_like(slopes)
     C = slopes.shape[1]
-    launch(_slopes_kernel, 1, grad_focal, grad_dice, slopes, gradient, C, BLOCK=triton.next_power_of_2(4 * C))
+    launch(_slopes_kernel, 1, grad_focal, grad_dice, slopes, gradient, C, BLOCK=max(triton.next_power_of_2(4 * C), 256))
     return gradient

@@ -40,7 +40,7 @@ def _absorb(state, number):
     return z ^ _shifted(z, 31)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "per_image", "classes", "granularities", "bits"])
 def cells_kernel(
     labels, bands, sample_ids, step_at, thinnest, counts, keys, pixels, per_image, classes, granularities, bits,
     seed: tl.int64, step: tl.int64,
@@ -73,7 +73,7 @@ def cells_kernel(
             tl.store(keys + slot * tl.cast(pixels, tl.int64) + at, packed, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "total", "granularities", "cells", "bits"])
 def weights_kernel(
     thinnest, counts, ends, updates, keys, places, weights, pixels, total, granularities, cells, bits,
     momentum: tl.float64, log_momentum: tl.float64, limit: tl.int64,
@@ -109,7 +109,7 @@ def weights_kernel(
     tl.store(weights + to, tl.where(feeds, weight, 0.0).to(weights.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "cells"])
 def move_kernel(
     prototypes, updates, counts, partial, programs, cells, depth, momentum: tl.float64, log_momentum: tl.float64,
     BY_PIXEL: tl.constexpr, BLOCK: tl.constexpr,
