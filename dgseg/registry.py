@@ -45,7 +45,7 @@ class Registry(Generic[Config]):
         return add
 
     def kinds(self) -> list[str]:
-        return sorted(set(self._kinds.values()))
+        return sorted({*self._kinds.values(), *(name for name in self._classes if self.implied(name))})
 
     def kind_of(self, name: str) -> str:
         """What a name or alias is written as."""

@@ -205,8 +205,8 @@ def _part(value: Any, registry: Registry[Any], name: str, default: str | None = 
     kind = str(fields.pop(KIND, None) or fields.pop(CLASS, None) or default or "")
     if kind not in registry and module is not None:
         raise ValueError(
-            f"{name}: {kind!r} is an {registry.what} of the module {module!r}, which is not imported here: import it "
-            "before the recipe is read"
+            f"{name}: {kind!r} is an {registry.what} of the module {module!r}, which is not imported here: "
+            f"--import {module}, or in code an import before the recipe is read"
         )
     try:
         chosen = registry[kind]

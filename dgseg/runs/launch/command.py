@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from textwrap import fill, indent
@@ -53,7 +54,7 @@ class Command:
 def parse(argv: Sequence[str], *, prog: str) -> Command:
     """SystemExit after --help and after a wrong flag, which is explained; ValueError where values do not fit."""
     # Messages name a run's settings by their dotted names, too.
-    words = [re.sub("^--run[.]", "--", word) for word in argv]
+    words = [re.sub("^--run[.]", "--", word) for word in _imported(argv)]
     label, recipe, rest = _recipe(words)
     listing = len(rest) == len(argv)  # no recipe is named
     recipe, rest = _with_parts(recipe, rest)
@@ -72,6 +73,27 @@ def parse(argv: Sequence[str], *, prog: str) -> Command:
     parts["model"] = replace(parts["model"], options=options)
     parts["objective"] = {name: getattr(flags.objective, name) for name in recipe.objective}
     return Command(replace(recipe, **parts), flags.run, flags.launch)
+
+
+def _imported(argv: Sequence[str]) -> list[str]:
+    """The line without --import MODULE, whose parts are known from here on."""
+    rest: list[str] = []
+    left: Iterator[str] = iter(argv)
+    for word in left:
+        flag, equals, module = word.partition("=")
+        if flag != "--import":
+            rest.append(word)
+            continue
+        module = module if equals else next(left, "")
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ValueError(f"--import takes the name of a module, as my_losses of my_losses.py; not {module!r}")
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ValueError(f"--import {module}: {error}") from error
+    return rest
 
 
 def _recipe(argv: Sequence[str]) -> tuple[str, Recipe, list[str]]:
@@ -160,6 +182,7 @@ def _description(options: Mapping[str, Any], *, listing: bool) -> str:
             "--objective.NAME KIND adds a loss, whose fields are then flags; --objective.NAME None removes one. Kinds:",
             indent(fill(", ".join(OBJECTIVES.kinds()), 116, break_on_hyphens=False), "  "),
             f"--optimizer KIND takes another one, with its own defaults: {', '.join(OPTIMIZERS.kinds())}.",
+            "--import MODULE makes the kinds of a module of your own known, in the working directory or installed.",
         ]
     )
 

@@ -1,6 +1,7 @@
 """The command line: recipes by name or file, every field as a flag, and what is said to whoever mistypes one."""
 
 import re
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +152,34 @@ def test_a_saved_recipe_starts_again(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_refused_with_the_remedy(line: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         read(line)
+
+
+def test_a_module_of_one_s_own_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "own_test_losses.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from dgseg.objectives import CrossEntropy, objective\n"
+        "@objective('own_test_loss')\n"
+        "class Own(CrossEntropy):\n"
+        "    @dataclass(frozen=True, kw_only=True)\n"
+        "    class Config(CrossEntropy.Config):\n"
+        "        gamma: float = 1.0\n"
+    )
+    line = "erm-streets --objective.ce own_test_loss --objective.ce.gamma 2"
+    with pytest.raises(ValueError, match="no objective of kind 'own_test_loss'"):
+        read(line)
+    recipe = read(f"--import own_test_losses {line}").recipe
+    assert recipe.objective["ce"].gamma == 2.0
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
+    assert read("--recipe recipe.yaml --import=own_test_losses").recipe == recipe
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe).replace("own_test_loss\n", "gone\n"))
+    with pytest.raises(ValueError, match="of the module 'own_test_losses', which is not imported here: --import own"):
+        read("--recipe recipe.yaml")
+    with pytest.raises(ValueError, match="--import nowhere_to_be: No module named"):
+        read("--import nowhere_to_be")
+    with pytest.raises(ValueError, match="takes the name of a module"):
+        read("--import losses.py:x")
 
 
 def test_objectives_are_added_and_removed_and_have_flags() -> None:
