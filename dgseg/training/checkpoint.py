@@ -139,7 +139,7 @@ class Checkpoints:
         return time.perf_counter() - start
 
     def abandon(self) -> None:
-        """What was begun comes to nothing."""
+        """Discards what `begin` began."""
         if self._aside is not None:
             self._aside.discard()
             self._aside = None
@@ -206,10 +206,10 @@ class Checkpoints:
             for part, tensors in weights.items():
                 path = aside.path / f"{part}.safetensors"
                 save_file(tensors, path)
-                path.chmod((aside.path / STATE).stat().st_mode)  # it shuts out everybody but its user
+                path.chmod((aside.path / STATE).stat().st_mode)  # safetensors lets its user alone read it
             manifest = Manifest.of(aside.path, aside.step, score, higher_is_better)
             (aside.path / MANIFEST).write_bytes(manifest.encode())
-            name = self._place(aside)
+            name = self._publish(aside)
         except Exception as error:  # whatever a disk, a network or a library can raise
             raise self._failed(aside.step, error) from error
         finally:
@@ -219,7 +219,7 @@ class Checkpoints:
         except OSError as error:
             log.warning("%s: old checkpoints could not be deleted (%s)", self.storage.url, error)
 
-    def _place(self, aside: _Aside) -> str:
+    def _publish(self, aside: _Aside) -> str:
         """Its name. Renamed here; in remote storages uploaded, the manifest last."""
         root = self.storage.local
         if root is not None:
@@ -266,7 +266,7 @@ class Checkpoints:
                 self._delete(name)
 
     def _delete(self, name: str) -> None:
-        """Half a deletion must not look like damage."""
+        """Rename before deleting: an interrupted delete is then not taken for damage."""
         root = self.storage.local
         if root is None:
             self.storage.delete(f"{name}/{MANIFEST}")
@@ -277,7 +277,7 @@ class Checkpoints:
             remove(gone)
 
     def _clean(self) -> None:
-        """Away with what dead writers left."""
+        """Deletes what dead writers left."""
         root = self.storage.local
         if root is None:
             for name in set(self._names(every=True)) - set(self._names()):

@@ -15,7 +15,7 @@ POLL = 0.1  # seconds
 
 
 class Busy(ValueError):
-    """Somebody else holds it."""
+    """Another process holds it."""
 
 
 def holder() -> dict[str, Any]:
@@ -59,12 +59,12 @@ class FileLock:
             raise
 
     def _try(self) -> int | None:
-        """An open file that is locked; None while somebody else holds it."""
+        """An open file that is locked; None while another process holds it."""
         while True:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Its last holder may have removed the file after we opened it: a lock on that one excludes nobody.
+                # Its last holder may have removed the file after we opened it: a lock on that one excludes no process.
                 if os.path.samestat(os.fstat(fd), os.stat(self.path)):
                     locked, fd = fd, -1
                     return locked
@@ -90,7 +90,7 @@ class FileLock:
             return describe(b"")
 
     def check(self) -> None:
-        """Raises Busy if somebody has taken it over: nobody can."""
+        """No-op: a kernel lock cannot be taken over."""
 
     def release(self) -> None:
         if self._fd is None:

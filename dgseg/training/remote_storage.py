@@ -178,7 +178,7 @@ class Lease:
             self.storage.delete(self.name)
 
     def _watch(self) -> None:
-        """Returns when nobody holds it: it is absent, or stays the same for longer than a living holder lets it."""
+        """Returns when no process holds it: it is absent, or stays the same for longer than a living holder lets it."""
         first = self._read()
         deadline = time.monotonic() + self.patience
         while (now := self._read()) is not None:

@@ -19,7 +19,7 @@ LOCK = "lock"
 
 class Lock(Protocol):
     def check(self) -> None:
-        """Raises Busy when somebody else has taken it over meanwhile."""
+        """Raises Busy when another run has taken it over meanwhile."""
 
     def release(self) -> None: ...
 
@@ -132,7 +132,7 @@ class LocalStorage(Storage):
         aside = self._aside(name)
         try:
             aside.write_bytes(data)
-            self._place(aside, self.local / name)
+            self._publish(aside, self.local / name)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
@@ -145,7 +145,7 @@ class LocalStorage(Storage):
                 self.delete(name)
             else:
                 shutil.copyfile(source, aside)
-            self._place(aside, self.local / name)
+            self._publish(aside, self.local / name)
         except BaseException:
             remove(aside)
             raise
@@ -175,7 +175,7 @@ class LocalStorage(Storage):
         return target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}")
 
     @staticmethod
-    def _place(aside: Path, target: Path) -> None:
+    def _publish(aside: Path, target: Path) -> None:
         sync(aside)
         os.replace(aside, target)
         sync(target.parent, deep=False)

@@ -210,7 +210,7 @@ def test_all_damaged(run: Storage) -> None:
     checkpoints.save(5, state_of(5))
     checkpoints.wait()
     run.write(f"{STEP.format(5)}/state.pt", b"")
-    with pytest.raises(CheckpointError, match=r"step-00000005: state.pt has 0 bytes instead of \d+.*--run.name"):
+    with pytest.raises(CheckpointError, match=r"step-00000005: state.pt has 0 bytes instead of \d+.*--name"):
         checkpoints.load()
 
 
@@ -293,7 +293,7 @@ def test_extra_files(tmp_path: Path) -> None:
 
 
 def test_extra_files_need_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"test://bucket/runs/checkpoints is no folder.*--run.storage a path"):
+    with pytest.raises(ValueError, match=r"test://bucket/runs/checkpoints is no folder.*--storage a path"):
         Checkpoints(arrow_over(tmp_path)).save(5, {}, extra=lambda folder: None)
 
 

@@ -122,7 +122,7 @@ def test_read_only_folder(open_folder: Path) -> None:
 
     def check() -> None:
         as_nobody()
-        with pytest.raises(ValueError, match=r"cannot be written \(Permission denied\).*--run.storage"):
+        with pytest.raises(ValueError, match=r"cannot be written \(Permission denied\).*--storage"):
             open_storage(open_folder / "runs").check_writable()
 
     processes.finish(processes.start(check))
@@ -174,7 +174,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -
     assert ready.wait(30)
     grandchild = child.get()
     try:
-        with pytest.raises(Busy, match=f"another run works on {run.url}.*process {first.pid} on .*--run.name"):
+        with pytest.raises(Busy, match=f"another run works on {run.url}.*process {first.pid} on .*--name"):
             run.lock()
         start = time.monotonic()
         with pytest.raises(Busy):

@@ -299,7 +299,7 @@ def test_a_full_disk_is_told_by_the_checkpoint_and_not_by_the_journal(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         place(aside, target)
 
-    place = LocalStorage._place
+    place = LocalStorage._publish
 
     def no_room(descriptor: int, data: bytes) -> int:
         if bytes(data).startswith(b'{"kind"'):
@@ -307,7 +307,7 @@ def test_a_full_disk_is_told_by_the_checkpoint_and_not_by_the_journal(
         return write(descriptor, data)
 
     write = os.write
-    monkeypatch.setattr(LocalStorage, "_place", staticmethod(full))
+    monkeypatch.setattr(LocalStorage, "_publish", staticmethod(full))
     monkeypatch.setattr(journal.os, "write", no_room)
     with pytest.raises(CheckpointError, match=r"all 20 steps are trained .*\(No space left on device\); make room"):
         go(tmp_path, LEAN, Journal())

@@ -1,7 +1,7 @@
 """One process that holds everything, and what the loop asks of every strategy.
 
 State goes in and out as whole tensors, whatever the strategy cuts them into: a run that was saved under one strategy
-and number of workers goes on under another (DeepSpeed excepted).
+and number of workers resumes under another (DeepSpeed excepted).
 """
 
 from collections.abc import Callable, Iterator
@@ -74,13 +74,13 @@ class Strategy:
     def state(self) -> dict[str, Any]:
         """Everything that training has changed, as whole tensors. All ranks call it; the first one's is complete."""
         found = {
-            "model": whole(self.learner.model.state_dict()),
-            "objectives": whole(self.learner.objectives.state_dict()),
-            "optimizers": {name: whole(each.state_dict()) for name, each in self.optimizers.named().items()},
+            "model": gather_full(self.learner.model.state_dict()),
+            "objectives": gather_full(self.learner.objectives.state_dict()),
+            "optimizers": {name: gather_full(each.state_dict()) for name, each in self.optimizers.named().items()},
             "scaler": self.scaler.state_dict(),
         }
         if self.averaged is not None:
-            found["ema"] = whole(self.averaged.weights)
+            found["ema"] = gather_full(self.averaged.weights)
             found["ema_steps"] = self.averaged.steps
         return found
 
@@ -94,7 +94,7 @@ class Strategy:
         if self.averaged is not None:
             with torch.no_grad():
                 for key, value in self.averaged.weights.items():
-                    value.copy_(like(state["ema"][key], value))
+                    value.copy_(shard_like(state["ema"][key], value))
             self.averaged.steps = state["ema_steps"]
 
     def placed(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Strategy:
         return
 
     def load_files(self, folder: Path, world_size: int) -> None:
-        """What save_files wrote there, with so many workers."""
+        """What save_files wrote there, with this number of workers."""
         return
 
     @contextmanager
@@ -119,19 +119,19 @@ class Strategy:
         return [p for optimizer in self.optimizers.all for group in optimizer.param_groups for p in group["params"]]
 
 
-def whole(value: Any) -> Any:
+def gather_full(value: Any) -> Any:
     """Sharded tensors in a tree put together; all ranks call it with the same tree."""
     if isinstance(value, Tensor):
         gather: Callable[[], Tensor] | None = getattr(value, "full_tensor", None)
         return value.detach() if gather is None else gather().detach()
     if isinstance(value, dict):
-        return {key: whole(each) for key, each in value.items()}
+        return {key: gather_full(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(whole(each) for each in value)
+        return type(value)(gather_full(each) for each in value)
     return value
 
 
-def like(value: Tensor, example: Tensor) -> Tensor:
+def shard_like(value: Tensor, example: Tensor) -> Tensor:
     """A whole tensor on the example's device, cut as the example is."""
     value = value.to(example.device)
     mesh = getattr(example, "device_mesh", None)
@@ -152,4 +152,4 @@ def _refill(module: nn.Module, state: dict[str, Tensor]) -> None:
         )
     with torch.no_grad():
         for name, value in own.items():
-            value.copy_(like(state[name], value))
+            value.copy_(shard_like(state[name], value))

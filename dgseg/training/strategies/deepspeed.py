@@ -102,7 +102,7 @@ class DeepSpeed(Strategy):
         files = folder / FOLDER
         if not files.is_dir():
             raise ValueError(
-                f"{folder} was saved under another strategy than deepspeed; go on with that one, or start a new "
+                f"{folder} was saved under another strategy than deepspeed; resume with that one, or start a new "
                 f"run from its weights: --model.weights {folder}/model.safetensors"
             )
         if world_size != self.world.size:

@@ -16,7 +16,7 @@ from dgseg.models.build import build
 from dgseg.objectives.base import StepContext
 from dgseg.training.learner import Learner
 from dgseg.training.recipe import Recipe
-from dgseg.training.strategies.base import Strategy, like, whole
+from dgseg.training.strategies.base import Strategy, gather_full, shard_like
 from dgseg.training.world import World
 
 SMALLEST = 100_000  # parameters: a smaller part travels with what surrounds it
@@ -48,13 +48,15 @@ class FullySharded(Strategy):
 
     def step(self, rate_step: int, measure: bool) -> tuple[float, Tensor | None]:
         rate, norm = super().step(rate_step, measure)
-        return rate, None if norm is None else whole(norm)
+        return rate, None if norm is None else gather_full(norm)
 
     def placed(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
         def cut(parameter: Tensor, value: Any) -> Any:
-            return like(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
+            return (
+                shard_like(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
+            )
 
         states = {
             number: {key: cut(parameters[number], value) for key, value in each.items()}
@@ -71,7 +73,10 @@ class FullySharded(Strategy):
             with torch.device("meta"):
                 copy = build(config.name, config.num_classes, **config.options)
             self._scored = copy.to_empty(device=self.world.device).to(next(model.parameters()).dtype)
-        state = {**whole(model.state_dict()), **(whole(self.averaged.weights) if self.averaged is not None else {})}
+        state = {
+            **gather_full(model.state_dict()),
+            **(gather_full(self.averaged.weights) if self.averaged is not None else {}),
+        }
         self._scored.load_state_dict(state)
         yield self._scored
 
