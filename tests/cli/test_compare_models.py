@@ -28,7 +28,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def compare(*words: str | Path) -> int:
-    return main(["compare-models", *map(str, words), *NARROW, *DATA, "--workers", "0", "--resamples", "200"])
+    data = DATA[3:] if "--data" in words else DATA
+    return main(["compare-models", *map(str, words), *NARROW, *data, "--loaders", "0", "--resamples", "200"])
 
 
 def embed(*words: str | Path) -> int:
@@ -39,12 +40,12 @@ def test_two_models(weights: list[Path], tmp_path: Path, capsys: pytest.CaptureF
     out, page = tmp_path / "out", tmp_path / "page/compared.html"
     assert compare(*weights, "-o", out, "--html", page, "--pictures", "1") == 0
     said = capsys.readouterr().out
-    assert f"A: {weights[0]} (bisenet_mini)" in said
+    assert f"A: seed 0 (bisenet_mini, {weights[0]})" in said
     assert "Protocol native" in said
     assert "beyond noise" in said
     kept = json.loads((out / "comparison.json").read_text())
     assert list(kept["domains"]) == ["fog", "night", "average"]
-    assert kept["models"]["B"] == f"{weights[1]} (bisenet_mini)"
+    assert kept["models"]["B"] == f"seed 1 (bisenet_mini, {weights[1]})"
     for each in kept["domains"].values():
         assert each["verdict"] in said
     written = sorted(path.name for path in out.iterdir())
@@ -62,7 +63,7 @@ def test_a_domain_without_labels_takes_no_other_along(
         trees.image(tmp_path / f"void/images/{number}.png", number, (32, 64))
         trees.grey(tmp_path / f"void/labels/{number}.png", np.full((32, 64), 255, np.uint8))
     out = tmp_path / "out"
-    assert compare(*weights, "--data", f"folder={tmp_path}/void", "-o", out, "--html", out / "p.html") == 0
+    assert compare(*weights, *DATA[:3], f"folder={tmp_path}/void", "-o", out, "--html", out / "p.html") == 0
     assert "void: no image has a labelled pixel" in capsys.readouterr().out
     assert list(json.loads((out / "comparison.json").read_text())["domains"]) == ["fog", "night", "average"]
 
@@ -79,7 +80,7 @@ def test_a_model_does_not_differ_from_itself(weights: list[Path], capsys: pytest
         (["--resamples", "0"], "--resamples must be at least 1"),
         (["--seed", "-1"], "--seed at least 0"),
         (["--pictures", "-1"], "--pictures must be at least 0"),
-        (["--data", "streets=fog,size=32x64,length=3"], "two data sets go by the name of fog"),
+        (["--data", "streets=fog", "streets=fog,length=3"], "two data sets go by the name of fog"),
         (["--protocol", "paper"], "says nothing about 'streets'"),
         (["--batch", "0"], "batch_size must be at least 1"),
         (["--model-b", "bisenet_minni"], "did you mean bisenet_mini"),
@@ -87,8 +88,9 @@ def test_a_model_does_not_differ_from_itself(weights: list[Path], capsys: pytest
 )
 def test_what_cannot_be_compared(weights: list[Path], words: list[str], message: str):
     ours = ["--resamples", "200"] if words[0] != "--resamples" else []
+    data = DATA[3:] if "--data" in words else DATA
     with pytest.raises(SystemExit, match=message):
-        main(["compare-models", *map(str, weights), *NARROW, *DATA, "--workers", "0", *ours, *words])
+        main(["compare-models", *map(str, weights), *NARROW, *data, "--loaders", "0", *ours, *words])
 
 
 def test_weights_that_are_none(weights: list[Path], tmp_path: Path):
@@ -96,6 +98,8 @@ def test_weights_that_are_none(weights: list[Path], tmp_path: Path):
         compare(weights[0], tmp_path / "none.safetensors")
     with pytest.raises(SystemExit, match="no weights file"):
         embed(tmp_path / "none.safetensors")
+    with pytest.raises(SystemExit, match="name the weights of two models"):
+        compare(weights[0])
 
 
 def test_embedding_one_model_or_two(weights: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -109,11 +113,11 @@ def test_embedding_one_model_or_two(weights: list[Path], tmp_path: Path, capsys:
     with Image.open(out) as picture:
         assert (picture.width, picture.height > wide[1]) == (wide[0], True)
     kept = json.loads(points.read_text())
-    assert [cloud["title"] for cloud in kept["clouds"]["B"]] == [
+    assert [cloud["title"] for cloud in kept["clouds"]["seed 1"]] == [
         "decoder, by class", "decoder, by domain", "covariances of decoder, by domain",
     ]  # fmt: skip
-    assert kept["clouds"]["A"][0]["groups"] == kept["clouds"]["B"][0]["groups"]  # the same pixels
-    assert set(kept["clouds"]["A"][0]["groups"]) == {"road", "sky"}
+    assert kept["clouds"]["seed 0"][0]["groups"] == kept["clouds"]["seed 1"][0]["groups"]  # the same pixels
+    assert set(kept["clouds"]["seed 0"][0]["groups"]) == {"road", "sky"}
 
 
 @pytest.mark.parametrize(

@@ -129,11 +129,11 @@ def compare(
     records = sorted(records, key=lambda run: places.get(run.fields.get("name", ""), len(places)))
     groups, settings, notes = _grouped(records, group_by or ("name",), apart=not group_by)
     reference = None if baseline is None else _baseline(baseline, groups)
-    against = {}
-    if reference is not None:
-        against = {label: reference for label in groups if label != reference}
-        groups = {reference: groups[reference], **groups}
-    return Comparison(groups, scores, against, fields, notes, confidence, settings)
+    if reference is None:
+        return Comparison(groups, scores, {}, fields, notes, confidence, settings)
+    found = Comparison({reference: groups[reference], **groups}, scores, {}, fields, notes, confidence, settings)
+    kin = next(labels for labels in found.families if reference in labels)
+    return replace(found, against={label: reference for label in kin if label != reference})
 
 
 def of_rows(

@@ -10,7 +10,7 @@ from dgseg.runs.study.statistics import SeedDifference, Summary
 _CSV = ("score", "seeds", "mean", "std", "baseline", "difference", "low", "high", "confidence", "method", "verdict")
 
 
-_LONGEST = 60  # characters of a setting
+_LONGEST = 30  # characters of a setting
 
 
 def scores_tables(found: Comparison, width: int = WIDTH) -> list[Table]:

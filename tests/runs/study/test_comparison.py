@@ -102,6 +102,7 @@ def test_runs_without_a_common_domain_stand_apart(runs: Path, capsys: pytest.Cap
     first, second = tables.scores_tables(found, 10_000)
     assert {row[0] for row in first.rows} == {"erm-streets A", "flexseg-streets"}
     assert "warehouse" not in first.head
+    assert list(compare(records(runs), baseline="erm-streets A").against) == ["flexseg-streets"]
     assert second.rows == (("warehouse", "1", "80.00", "80.00"),)  # its curve on validation data, and its test
     assert main(["compare", str(runs), "--html", str(tmp_path / "c.html")]) == 0
     assert "What differs" in capsys.readouterr().out
