@@ -44,9 +44,14 @@ def test_train_then_predict_and_evaluate(tmp_path):
     assert (tmp_path / "overlay.png").is_file()
 
 
+@pytest.mark.slow
+def test_a_loss_of_ones_own(tmp_path):
+    assert "finished after step 10" in run("own_loss.py", ["--steps", "10"], tmp_path)
+
+
 def test_every_example_is_short_and_run():
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
-    assert scripts == {*ARGUMENTS, "train_in_python.py", "predict_and_evaluate.py"}
+    assert scripts == {*ARGUMENTS, "own_loss.py", "train_in_python.py", "predict_and_evaluate.py"}
     assert all(len((EXAMPLES / name).read_text().splitlines()) <= 40 for name in scripts)
     assert len(NOTEBOOKS) == 2
 
