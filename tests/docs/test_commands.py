@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 
 from dgseg import cli
+from dgseg.recipes import RECIPES, TABLES, flatten
 from dgseg.runs.launch import command
 from dgseg.runs.sweep import main as sweep
 from tests.docs.pages import ROOT, commands, words
@@ -86,3 +87,17 @@ def test_there_are_commands_to_check():
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+FIELD = re.compile(r"`((?:data|model|objective|optimizer|schedule|sampler|train)\.[a-z_.]+)`")
+
+
+def test_settings_on_the_cards_of_methods_are_fields_of_a_recipe():
+    recipes = [choice.recipe() for entry in RECIPES.values() for choice in entry.choices()]
+    recipes += [recipe for table in TABLES.values() for recipe in table.recipes().values()]
+    fields = set().union(*(flatten(recipe) for recipe in recipes))
+    named = {name for page in (ROOT / "docs/methods").glob("*.md") for name in FIELD.findall(page.read_text())}
+    assert len(named) > 20
+    assert {
+        name for name in named if not any(field == name or field.startswith(f"{name}.") for field in fields)
+    } == set()
