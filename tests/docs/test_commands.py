@@ -2,11 +2,15 @@
 
 import argparse
 import re
+from contextlib import redirect_stdout
 from importlib import import_module
+from io import StringIO
+from types import ModuleType
 
 import pytest
 
 from dgseg import cli
+from dgseg.cli import arguments
 from dgseg.recipes import RECIPES, TABLES, flatten
 from dgseg.runs.launch import command
 from dgseg.runs.sweep import main as sweep
@@ -57,16 +61,22 @@ def parse_verb(rest: list[str], whole: bool = True) -> None:
         command.parse(rest, prog="dgseg train")
     elif name == "sweep":
         sweep.read(rest)
+    elif whole:
+        parse_arguments(module, rest)
+    else:  # a mention may leave arguments out: its flags must be there
+        with pytest.raises(SystemExit), redirect_stdout(StringIO()) as printed:
+            parse_arguments(module, ["--help"])
+        flags = {word.partition("=")[0] for word in rest if word.startswith("-")}
+        missing = {flag for flag in flags if not re.search(rf"(?<![\w-]){flag}(?![\w-])", printed.getvalue())}
+        assert not missing, f"dgseg {name} has no {', '.join(missing)}"
+
+
+def parse_arguments(module: ModuleType, rest: list[str]) -> None:
+    if hasattr(module, "Arguments"):
+        arguments.parse(module.Arguments, rest, prog="dgseg", description="", examples="")
     else:
         parser = argparse.ArgumentParser()
         module.add_arguments(parser)
-        if not whole:
-            for action in parser._actions:
-                action.required = False
-                if not action.option_strings:
-                    action.nargs = "*"
-                elif action.nargs is None:
-                    action.nargs = "?"
         parser.parse_args(rest)
 
 
