@@ -63,10 +63,9 @@ def database_of(uri: str) -> Path | None:
 def connect(uri: str) -> MlflowClient:
     for name, value in HTTP.items():
         os.environ.setdefault(name, value)
-    client = MlflowClient(uri)
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)  # after MLflow has set its own
-    return client
+    for noisy in ("mlflow", "alembic"):  # which tell of every table that they make
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    return MlflowClient(uri)
 
 
 def experiment(client: MlflowClient, name: str) -> str:

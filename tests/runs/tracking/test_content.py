@@ -31,7 +31,7 @@ def journalled(folder: Path) -> list[dict[str, Any]]:
 
 def test_every_field_is_a_parameter_and_says_which_configuration_it_holds(tmp_path: Path):
     journal = Journal()
-    journal.on_start(fake_training.start(tmp_path))
+    journal.on_start(replace(fake_training.start(tmp_path), recipe=fake_training.recipe(width=1.5)))
     found = entries(open_storage(tmp_path))[0]["recipe"]
     assert found["name"] == "flexseg_streets"
     assert found["schedule.steps"] == "200"
@@ -41,6 +41,7 @@ def test_every_field_is_a_parameter_and_says_which_configuration_it_holds(tmp_pa
     assert found["optimizer.betas"] == "0.9, 0.999"
     assert found["objective.gap"] == "none"
     assert found["objective.ube.alpha"] == "3.0"
+    assert found["model.options.width"] == "1.5"
     assert all(isinstance(value, str) and value for value in found.values())
 
 
