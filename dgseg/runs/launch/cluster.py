@@ -34,6 +34,7 @@ def cluster(launch: LaunchConfig) -> Iterator[LaunchConfig]:
     if own:
         share = launch.cpus_per_worker or max(1, (os.cpu_count() or 1) // launch.workers)
         launch = replace(launch, cpus_per_worker=share)
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let everything else go first
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # no cloud takes this node away
         _start(num_cpus=share * launch.workers, object_store_memory=OBJECT_STORE, **quiet)
     elif not joined:
