@@ -73,7 +73,7 @@ ENDS = {
     "_totals_kernel": Budget(88, 5, 115),
 }
 STRIDE_4 = {"_pixels_upsampled_kernel": Budget(152, 3, 425), "_backward_upsampled_kernel": Budget(248, 8, 190)}
-LOSSES = {"_losses_kernel": Budget(48, 8), "_slopes_kernel": Budget(24, 8)}
+LOSSES = {"_losses_kernel": Budget(64, 8, 90), "_slopes_kernel": Budget(24, 8)}
 FOCAL_STRIDE_4 = {"_sums_upsampled_kernel": Budget(128, 4, 450), "_backward_upsampled_kernel": Budget(240, 8, 485)}
 PROTOTYPES = {
     "cells_kernel": Budget(56, 8),
