@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dgseg.cli.arguments import run_name
 from dgseg.evaluation import Evaluation, flat_scores
 
 
@@ -28,7 +29,7 @@ def keep(found: Evaluation, facts: Mapping[str, Any], experiment: str, report: P
     try:
         client = mlflow.connect(uri)
         where = mlflow.experiment(client, experiment)
-        run = client.create_run(where, run_name=f"{Path(facts['weights']).stem} {found.protocol.name}").info.run_id
+        run = client.create_run(where, run_name=f"{run_name(Path(facts['weights']))} {found.protocol.name}").info.run_id
         now = time.time_ns() // 1_000_000
         points = [Metric(name, value, now, 0) for name, value in metrics(found).items()]
         mlflow.log(client, run, metrics=points, params={**facts, "protocol": found.protocol.name})
