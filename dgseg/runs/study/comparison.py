@@ -229,8 +229,10 @@ def _letters(number: int) -> str:
 def _mixed(runs: Sequence[Record]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.fields if name not in HARMLESS)
     mixed = [name for name in names if len({run.fields.get(name, ABSENT) for run in runs}) > 1]
-    # Where some do without a part (objective.gap), its own settings say nothing more.
-    return [name for name in mixed if not any(name.startswith(f"{other}.") for other in mixed)]
+    # Where some do without a part (objective.gap), its kind says it, and its own settings nothing more.
+    kinds = [name for name in mixed if name.endswith(".kind") and any(name not in run.fields for run in runs)]
+    without = tuple(f"{name}." for name in [*mixed, *(kind.removesuffix(".kind") for kind in kinds)])
+    return [name for name in mixed if name in kinds or not name.startswith(without)]
 
 
 def _label(run: Record, group_by: Sequence[str]) -> str:

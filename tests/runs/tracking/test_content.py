@@ -39,7 +39,8 @@ def test_every_field_is_a_parameter_and_says_which_configuration_it_holds(tmp_pa
     assert found["data.augment.class"] == "Streets"
     assert found["optimizer.kind"] == "adamw"
     assert found["optimizer.betas"] == "0.9, 0.999"
-    assert found["objective.gap"] == "none"
+    assert found["objective.ube.kind"] == "boundary_emphasis"
+    assert not any(name.startswith("objective.gap") for name in found), "which this recipe does without"
     assert found["objective.ube.alpha"] == "3.0"
     assert found["model.options.width"] == "1.5"
     assert all(isinstance(value, str) and value for value in found.values())
