@@ -159,7 +159,7 @@ def test_two_ranks_are_one_process():
                 whole = torch.cat(mine) if i < alone["inputs"] else sum(mine)
                 torch.testing.assert_close(whole, expected, **close)
         assert (alone["terms"][-1] > 0).all(), "whitening must have begun"
-        assert alone["state"]["each.whitening.pairs"] == 3
+        assert alone["state"]["whitening.pairs"] == 3
         for key, expected in alone["state"].items():
             assert torch.equal(first["state"][key], second["state"][key])
             torch.testing.assert_close(first["state"][key], expected, **close)
