@@ -72,9 +72,9 @@ ENDS = {
     "_loss_kernel": Budget(48, 8, 0, wide=4),
     "_totals_kernel": Budget(88, 5, 115),
 }
-STRIDE_4 = {"_pixels_upsampled_kernel": Budget(152, 3, 425), "_backward_upsampled_kernel": Budget(248, 8, 190)}
+STRIDE_4 = {"_pixels_upsampled_kernel": Budget(152, 3, 425), "_backward_upsampled_kernel": Budget(255, 8, 190)}
 LOSSES = {"_losses_kernel": Budget(64, 8, 90), "_slopes_kernel": Budget(24, 8)}
-FOCAL_STRIDE_4 = {"_sums_upsampled_kernel": Budget(128, 4, 450), "_backward_upsampled_kernel": Budget(240, 8, 485)}
+FOCAL_STRIDE_4 = {"_sums_upsampled_kernel": Budget(128, 4, 450), "_backward_upsampled_kernel": Budget(255, 8, 485)}
 PROTOTYPES = {
     "cells_kernel": Budget(56, 8),
     "weights_kernel": Budget(64, 8),
