@@ -29,8 +29,8 @@ def test_mlflow_and_the_folders_say_the_same(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     config = MlflowConfig(uri=uri, system_interval=0, tags={"study": "small"}, wait=300).resolved()
     under = parent(config, f"{tmp_path}/small", "Does it run?")
-    assert parent(config, f"{tmp_path}/small", "Does it run?").parent == under.parent  # a study that goes on
-    assert execute(runs, f"{tmp_path}/runs", device="cpu", mlflow=under, say=lambda _: None).whole
+    assert parent(config, f"{tmp_path}/small", "Does it run?").parent == under.parent  # a study that is resumed
+    assert execute(runs, f"{tmp_path}/runs", device="cpu", mlflow=under, say=lambda _: None).complete
     close(under, finished=True)
 
     client = MlflowClient(config.uri)

@@ -200,7 +200,7 @@ def test_a_server_that_never_answers_costs_nothing(tmp_path: Path, database: str
             quickest = min(quickest, (time.perf_counter() - began) / 10)
         # With a report every ten steps, a millisecond each is 1 % of steps that last 10 ms.
         assert quickest < 1e-3, f"{1e6 * quickest:.0f} microseconds"
-        # The sender's request times out first, so that its trouble is known.
+        # The shipper's request times out first, so that its trouble is known.
         until = time.monotonic() + 60
         while not read_json(tmp_path / "run/mlflow/state.json").get("trouble") and time.monotonic() < until:
             time.sleep(0.2)
