@@ -1,16 +1,19 @@
 """DeepSpeed's engine around the learner: ZeRO stages 0 to 3, and whatever else its configuration file asks for.
 
 DeepSpeed keeps its own files in a checkpoint, one set per worker: they are read by as many workers as wrote them. The
-model's whole weights lie beside them. Its files are pickles: they are read from the run's own folder alone.
+model's whole weights lie beside them. Its files are pickles. DeepSpeed would execute what they hold; here they are read
+as tensors and the few classes of its own that they need, and anything else is refused.
 """
 
 import json
+import pickle
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from dgseg.models.base import SegmentationModel
@@ -48,6 +51,8 @@ class DeepSpeed(Strategy):
         self.learner, self.recipe, self.world = learner.to(memory_format=torch.contiguous_format), recipe, world
         self.averaged = None
         self.config = configuration(recipe, run.deepspeed, world)
+        if world.group is None:
+            _join_alone(world)
         self.own_schedule = "scheduler" in self.config
         self._scored: SegmentationModel | None = None
         groups = optimizers.parameter_groups(learner, recipe.optimizer)
@@ -110,6 +115,7 @@ class DeepSpeed(Strategy):
                 f"{folder} holds DeepSpeed's state of {world_size} workers, and here are {self.world.size}: take "
                 f"{world_size}, or ddp or fsdp from the start, whose checkpoints fit any number"
             )
+        self.engine.checkpoint_engine.load = _load_tensors
         path, _ = self.engine.load_checkpoint(str(files), tag=TAG)
         if path is None:
             raise ValueError(f"DeepSpeed finds no state of its own in {files}")
@@ -133,6 +139,29 @@ class DeepSpeed(Strategy):
 
         context: AbstractContextManager[None] = zero.GatheredParameters(list(self.learner.parameters()))
         return context
+
+
+def _join_alone(world: World) -> None:
+    """A group of one, which DeepSpeed needs; left to itself it looks for MPI."""
+    if not dist.is_initialized():
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _load_tensors(path: str, map_location: Any = None) -> Any:
+    """In the place of DeepSpeed's own torch.load, which executes what a file says."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]):
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            foreign = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path)) or "no tensors"
+            raise ValueError(
+                f"{path} is refused: it holds {foreign}, which DeepSpeed's state has no use for"
+            ) from error
 
 
 def configuration(recipe: Recipe, file: str | None, world: World) -> dict[str, Any]:
