@@ -63,6 +63,8 @@ def _rank(
 ) -> None:
     # The terminal's Ctrl-C reaches the parent alone, which relays it: a rank that heard it twice would not save.
     os.setpgid(0, 0)
+    # A shell starts what runs in its background with SIGINT ignored, and processes inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     ranks, threads, device, timeout = setting
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
     os.environ.update({key: str(value) for key, value in variables.items()})

@@ -23,15 +23,10 @@ def test_ours_and_plain_torch_agree(dim):
 
 
 def test_a_contender_that_computes_something_else_gets_no_time(monkeypatch):
-    monkeypatch.setattr(step, "PrototypeContrast.Config", lambda dim: step_config(dim))
+    config = step.PrototypeContrast.Config
+    monkeypatch.setattr(step.PrototypeContrast, "Config", lambda dim: config(dim=dim, temperature=0.1))
     with pytest.raises(RuntimeError, match="no speed is reported: FLEX-Seg, dgseg has gap"):
         step.run_case(CASE, CPU, loss_rounds=1, step_rounds=1)
-
-
-def step_config(dim):
-    from dgseg.objectives import PrototypeContrast
-
-    return PrototypeContrast.Config(dim=dim, temperature=0.1)
 
 
 def test_impossible_counts_are_refused():

@@ -81,5 +81,6 @@ def test_without_pretrained_weights_there_is_a_clear_error(tmp_path: Path):
     model = tiny("bisenet_mini")
     with pytest.raises(ValueError, match="without pretrained weights"):
         FeatureDistance.Config(model="daformer_mitb0", pretrained=False).build(model)
+    weights = str(tmp_path / "weights.safetensors")
     with pytest.raises((ValueError, FileNotFoundError), match=r"weights\.safetensors"):
-        FeatureDistance.Config(model="daformer_mitb0", pretrained=str(tmp_path / "weights.safetensors")).build(model)
+        FeatureDistance.Config(model="daformer_mitb0", pretrained=weights, things=(1,)).build(model)

@@ -30,10 +30,11 @@ class Payload:
         return os.mkdir, (sys.argv[2],)
 
 folder = Path(sys.argv[1])
+old = Manifest.read(LocalStorage(folder))
 (states,) = folder.rglob("mp_rank_00_model_states.pt")
 state = torch.load(states, weights_only=False)
 torch.save({**state, "payload": Payload()}, states)
-old = Manifest.read(LocalStorage(folder))
+(folder / MANIFEST).unlink()
 (folder / MANIFEST).write_bytes(Manifest.of(folder, old.step, old.score, True).encode())
 """
 

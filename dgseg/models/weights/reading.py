@@ -106,7 +106,7 @@ def bare(state: State) -> tuple[State, list[str]]:
 
 def _cause(error: Exception) -> str:
     """What torch found, without its advice to load unsafely."""
-    found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    found = re.search(r"(?:WeightsUnpickler error:\s*|Trying to load )(.+)", str(error))
     text = found[1] if found else str(error).strip().partition("\n")[0]
     if text.startswith("Unsupported operand"):
         return "it holds no weights"

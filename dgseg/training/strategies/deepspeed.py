@@ -6,6 +6,7 @@ as tensors and the few classes of its own that they need, and anything else is r
 """
 
 import json
+import os
 import pickle
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -143,9 +144,10 @@ class DeepSpeed(Strategy):
 
 def _join_alone(world: World) -> None:
     """A group of one, which DeepSpeed needs; left to itself it looks for MPI."""
+    os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
         backend = "nccl" if world.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def _load_tensors(path: str, map_location: Any = None) -> Any:

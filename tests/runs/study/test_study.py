@@ -322,9 +322,9 @@ def test_stages_begin_with_each_others_weights_and_are_asked_for_unknown_objects
     assert "AP by learned" in said[-1]
     shown = compared(chained, runs, done, detections=found)
     assert list(shown.groups) == ["energy", "Mahalanobis", "learned"]
-    assert {"AUROC", "AP", "FPR95", "mAcc", "fog"} <= set(shown.columns)
+    assert {"AUROC", "AP", "FPR95", "mAcc", "fog/miou"} <= set(shown.columns)
     assert shown.values("energy", "AP") != shown.values("Mahalanobis", "AP")
-    assert shown.values("energy", "fog") == shown.values("Mahalanobis", "fog")
+    assert shown.values("energy", "fog/miou") == shown.values("Mahalanobis", "fog/miou")
     report.write(chained, shown, tmp_path / "out", "dgseg study detection")
     readme = (tmp_path / "out" / "README.md").read_text()
     assert "AP" in readme
